@@ -1,0 +1,21 @@
+//! Every name others meet at: ids, subjects, streams, headers and the two message bodies. Pure; no IO, no settings.
+//!
+//! The names are Chancery's contract with clients and independent consumers. Nothing else in the workspace spells a subject.
+
+mod command;
+mod event;
+pub mod header;
+mod id;
+mod kind;
+pub mod stream;
+mod subject;
+pub mod timestamp;
+
+pub use command::{Actor, Authority, Message as CommandMessage, Outcome, OutcomeEvent, Status};
+pub use event::{Envelope, SOURCE, VERSION};
+pub use id::{CommandId, EventId, Id, IdError, InvitationId, RoleId, ServiceId, SessionId, TeamId, TenantId, UserId, derive, prefix};
+pub use kind::{Kind, Role};
+pub use subject::{
+    CommandSubject, EventFilter, EventSubject, PLATFORM, SubjectError, command, command_filter, dead_letter, dead_letter_worker, event, fence,
+    partition,
+};

@@ -1,0 +1,185 @@
+//! Subjects: printed, parsed, filtered; and the partition of a tenant.
+
+use crate::{Kind, TenantId};
+
+/// The token that stands for "no tenant" in subjects.
+pub const PLATFORM: &str = "platform";
+
+/// The partition of a tenant: FNV-1a (32 bits) over the whole id as text, modulo the number of partitions.
+pub fn partition(tenant: &str, partitions: u16) -> u16 {
+    let hash = tenant.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    (hash % u32::from(partitions.max(1))) as u16
+}
+
+/// Where a command is published: `cmd.<partition>.<tenantId>.<aggregate>.<command>`.
+pub fn command(partition: u16, tenant: TenantId, kind: Kind, command: &str) -> String {
+    format!("cmd.{partition}.{tenant}.{kind}.{command}")
+}
+
+/// Every command of one partition.
+pub fn command_filter(partition: u16) -> String {
+    format!("cmd.{partition}.>")
+}
+
+/// Where an event is published: `evt.<tenantId>.<topic>.<event>`; `event_type` is `<topic>.<event>`.
+pub fn event(tenant: TenantId, event_type: &str) -> String {
+    format!("evt.{tenant}.{event_type}")
+}
+
+/// Where the owner of a partition announces itself before it publishes. Inside EVENTS, so that it has a place in the same order.
+pub fn fence(partition: u16) -> String {
+    format!("fence.{partition}")
+}
+
+/// Where a consumer puts an event it gave up on.
+pub fn dead_letter(consumer: &str, event_type: &str) -> String {
+    format!("dlq.{consumer}.{event_type}")
+}
+
+/// Where a worker puts a command it gave up on. Tokens that are unknown become `unknown`.
+pub fn dead_letter_worker(aggregate: Option<&str>, command: Option<&str>) -> String {
+    let token = |token: Option<&str>| token.filter(|token| is_token(token)).unwrap_or("unknown").to_owned();
+    format!("dlq.worker.{}.{}", token(aggregate), token(command))
+}
+
+fn is_token(text: &str) -> bool {
+    !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
+}
+
+/// Why a text is no subject of ours.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("not a subject of the form {0}")]
+pub struct SubjectError(&'static str);
+
+/// The parts of a command's subject. The aggregate stays a text: a newer version may know more kinds.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CommandSubject<'a> {
+    /// The partition it was sent to.
+    pub partition: u16,
+    /// The tenant.
+    pub tenant: TenantId,
+    /// The kind of aggregate.
+    pub aggregate: &'a str,
+    /// The command.
+    pub command: &'a str,
+}
+
+impl<'a> CommandSubject<'a> {
+    /// Reads a subject.
+    ///
+    /// # Errors
+    /// [`SubjectError`] unless it has exactly the five tokens of a command.
+    pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
+        let error = SubjectError("cmd.<partition>.<tenantId>.<aggregate>.<command>");
+        let tokens: Vec<&str> = subject.split('.').collect();
+        match tokens[..] {
+            ["cmd", partition, tenant, aggregate, command] if is_token(aggregate) && is_token(command) => {
+                let parsed = partition.parse().ok().zip(tenant.parse().ok());
+                parsed.map(|(partition, tenant)| Self { partition, tenant, aggregate, command }).ok_or(error)
+            }
+            _ => Err(error),
+        }
+    }
+}
+
+/// The parts of an event's subject.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EventSubject<'a> {
+    /// The tenant's id as text, or [`PLATFORM`].
+    pub tenant: &'a str,
+    /// `<topic>.<event>`.
+    pub event_type: &'a str,
+}
+
+impl<'a> EventSubject<'a> {
+    /// Reads a subject.
+    ///
+    /// # Errors
+    /// [`SubjectError`] unless it has exactly the four tokens of an event.
+    pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
+        let error = SubjectError("evt.<tenantId>.<topic>.<event>");
+        let rest = subject.strip_prefix("evt.").ok_or(error.clone())?;
+        let (tenant, event_type) = rest.split_once('.').ok_or(error.clone())?;
+        let whole = event_type.split_once('.').is_some_and(|(topic, event)| is_token(topic) && is_token(event));
+        if !whole || (tenant != PLATFORM && tenant.parse::<TenantId>().is_err()) {
+            return Err(error);
+        }
+        Ok(Self { tenant, event_type })
+    }
+}
+
+/// Which events a consumer asks for. Empty parts match everything.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct EventFilter<'a> {
+    /// One tenant only.
+    pub tenant: Option<TenantId>,
+    /// One topic only.
+    pub topic: Option<&'a str>,
+    /// One event only (as its last token).
+    pub event: Option<&'a str>,
+}
+
+impl EventFilter<'_> {
+    /// The filter subject.
+    pub fn subject(&self) -> String {
+        let tenant = self.tenant.map_or_else(|| "*".to_owned(), |tenant| tenant.to_string());
+        match (self.topic, self.event) {
+            (None, None) if self.tenant.is_none() => "evt.>".to_owned(),
+            (None, None) => format!("evt.{tenant}.>"),
+            (Some(topic), None) => format!("evt.{tenant}.{topic}.>"),
+            (topic, Some(event)) => format!("evt.{tenant}.{}.{event}", topic.unwrap_or("*")),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn partitions_match_the_vectors_of_the_contract() {
+        assert_eq!(partition("tenant_01890a5d-ac96-774b-bcce-b302099a8057", 64), 60);
+        assert_eq!(partition("platform", 64), 50);
+    }
+
+    #[test]
+    fn a_command_subject_reads_back_what_it_prints() {
+        let tenant = TenantId::new(uuid::Uuid::from_u128(5));
+        let subject = command(7, tenant, Kind::Invitation, "send");
+        assert_eq!(CommandSubject::parse(&subject), Ok(CommandSubject { partition: 7, tenant, aggregate: "invitation", command: "send" }));
+    }
+
+    #[test]
+    fn a_subject_with_a_wildcard_a_missing_or_a_further_token_is_refused() {
+        for subject in ["cmd.7.tenant_x.user.create", "cmd.7.user.create", "cmd.>", "cmd.70000.a.b.c", "evt.platform.a.b", ""] {
+            assert!(CommandSubject::parse(subject).is_err(), "{subject}");
+        }
+        for subject in ["evt.platform.user", "evt.platform.user.created.more", "evt.*.user.created", "evt.nobody.user.created", "fence.3"] {
+            assert!(EventSubject::parse(subject).is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn filters_print_as_the_contract_shows() {
+        let tenant = TenantId::new(uuid::Uuid::from_u128(5));
+        assert_eq!(EventFilter { topic: Some("invitation"), event: Some("accepted"), tenant: None }.subject(), "evt.*.invitation.accepted");
+        assert_eq!(EventFilter { topic: Some("user"), ..EventFilter::default() }.subject(), "evt.*.user.>");
+        assert_eq!(EventFilter { tenant: Some(tenant), ..EventFilter::default() }.subject(), format!("evt.{tenant}.>"));
+        assert_eq!(EventFilter::default().subject(), "evt.>");
+    }
+
+    #[test]
+    fn a_dead_letter_of_an_unreadable_command_still_has_a_subject() {
+        assert_eq!(dead_letter_worker(Some("user"), Some("create")), "dlq.worker.user.create");
+        assert_eq!(dead_letter_worker(Some("a.b"), None), "dlq.worker.unknown.unknown");
+    }
+
+    #[test]
+    fn tenants_spread_over_all_partitions() {
+        let mut counts = [0_u32; 64];
+        for n in 0..6400_u128 {
+            counts[usize::from(partition(&TenantId::new(uuid::Uuid::from_u128(n * 77_777)).to_string(), 64))] += 1;
+        }
+        assert!(counts.iter().all(|count| (40..=180).contains(count)), "{counts:?}");
+    }
+}
