@@ -1,0 +1,390 @@
+//! A tenant is created active, may be suspended and activated again, and ends cancelled; its plan only goes up.
+
+use serde::{Deserialize, Serialize};
+use subjects::{Role, TenantId, UserId, derive};
+
+use crate::{
+    About, Claim, ClaimChange, Decision, Emitted, Holder, Needs, Reason, Scope, Surroundings, membership,
+    text::{Email, Line, Slug},
+    user,
+};
+
+/// What a tenant pays for; decides how many members it may have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Plan {
+    /// To try.
+    #[default]
+    Free,
+    /// To begin.
+    Starter,
+    /// For a firm.
+    Professional,
+    /// For a group.
+    Enterprise,
+}
+
+/// The first owner of a new tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Owner {
+    /// Their address; a user who has it already becomes the owner.
+    pub email: Email,
+    /// Their name.
+    pub full_name: Line,
+}
+
+/// Creates a tenant and the membership of its first owner.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Create {
+    /// Short name, unique for ever.
+    pub slug: Slug,
+    /// Full name.
+    pub name: Line,
+    /// Plan.
+    #[serde(default)]
+    pub plan: Plan,
+    /// First owner.
+    pub owner: Owner,
+}
+
+/// Changes what is given.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Update {
+    /// New full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Line>,
+}
+
+/// Why something is done.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct WithReason {
+    /// In words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<Line>,
+}
+
+/// The plan wanted.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct UpgradePlan {
+    /// Higher than the present one.
+    pub plan: Plan,
+}
+
+/// No data.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Nothing {}
+
+/// What can be asked of a tenant.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(untagged)]
+pub enum Command {
+    /// Create it.
+    Create(Create),
+    /// Change its name.
+    Update(Update),
+    /// End a suspension.
+    Activate(Nothing),
+    /// Suspend it.
+    Suspend(WithReason),
+    /// End it.
+    Cancel(WithReason),
+    /// Go to a higher plan.
+    UpgradePlan(UpgradePlan),
+}
+
+/// What can happen to a tenant.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
+pub enum Event {
+    /// It came to be.
+    #[serde(rename = "tenant.created")]
+    Created {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// Short name.
+        slug: Slug,
+        /// Full name.
+        name: Line,
+        /// Plan.
+        plan: Plan,
+    },
+    /// Its description changed.
+    #[serde(rename = "tenant.updated")]
+    Updated {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// What changed.
+        changes: Changes,
+    },
+    /// A suspension ended.
+    #[serde(rename = "tenant.activated")]
+    Activated {
+        /// The tenant.
+        tenant_id: TenantId,
+    },
+    /// It was suspended.
+    #[serde(rename = "tenant.suspended")]
+    Suspended {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// Why.
+        reason: Option<Line>,
+    },
+    /// It ended.
+    #[serde(rename = "tenant.cancelled")]
+    Cancelled {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// Why.
+        reason: Option<Line>,
+    },
+    /// Its plan went up.
+    #[serde(rename = "tenant.plan_upgraded")]
+    PlanUpgraded {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// Before.
+        old_plan: Plan,
+        /// After.
+        new_plan: Plan,
+    },
+}
+
+/// A field before and after.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change<T> {
+    /// Before.
+    pub old: T,
+    /// After.
+    pub new: T,
+}
+
+/// The fields of a tenant that changed.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Changes {
+    /// The full name.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<Change<Line>>,
+}
+
+/// Where a tenant stands.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Status {
+    /// In use.
+    #[default]
+    Active,
+    /// Closed for now.
+    Suspended,
+    /// Closed for ever.
+    Cancelled,
+}
+
+/// A tenant as stored.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct State {
+    /// Short name.
+    pub slug: String,
+    /// Full name.
+    pub name: String,
+    /// Plan.
+    pub plan: Plan,
+    /// Where it stands.
+    pub status: Status,
+}
+
+impl State {
+    pub(crate) fn empty() -> Self {
+        Self { slug: String::new(), name: String::new(), plan: Plan::Free, status: Status::Active }
+    }
+
+    /// Whether people may join and act.
+    pub fn is_active(&self) -> bool {
+        self.status == Status::Active
+    }
+}
+
+impl Command {
+    /// Every command's name.
+    pub const NAMES: [&'static str; 6] = ["create", "update", "activate", "suspend", "cancel", "upgrade_plan"];
+
+    /// The last token of the subject.
+    pub const fn name(&self) -> &'static str {
+        match self {
+            Self::Create(_) => "create",
+            Self::Update(_) => "update",
+            Self::Activate(_) => "activate",
+            Self::Suspend(_) => "suspend",
+            Self::Cancel(_) => "cancel",
+            Self::UpgradePlan(_) => "upgrade_plan",
+        }
+    }
+
+    /// Reads a command's data; `None` for a name this version does not know.
+    pub fn parse(name: &str, data: &str) -> Option<serde_json::Result<Self>> {
+        Some(match name {
+            "create" => serde_json::from_str(data).map(Self::Create),
+            "update" => serde_json::from_str(data).map(Self::Update),
+            "activate" => serde_json::from_str(data).map(Self::Activate),
+            "suspend" => serde_json::from_str(data).map(Self::Suspend),
+            "cancel" => serde_json::from_str(data).map(Self::Cancel),
+            "upgrade_plan" => serde_json::from_str(data).map(Self::UpgradePlan),
+            _ => return None,
+        })
+    }
+
+    /// What must be loaded to decide it.
+    pub fn needs(&self, _about: &About) -> Needs {
+        match self {
+            Self::Create(create) => {
+                let claims = vec![Claim::new(Scope::Slug, create.slug.as_str()), Claim::email(&create.owner.email)];
+                Needs { claims, ..Needs::default() }
+            }
+            _ => Needs::default(),
+        }
+    }
+}
+
+impl Event {
+    /// Every type.
+    pub const TYPES: [&'static str; 6] =
+        ["tenant.created", "tenant.updated", "tenant.activated", "tenant.suspended", "tenant.cancelled", "tenant.plan_upgraded"];
+
+    /// `<topic>.<event>`.
+    pub const fn event_type(&self) -> &'static str {
+        match self {
+            Self::Created { .. } => "tenant.created",
+            Self::Updated { .. } => "tenant.updated",
+            Self::Activated { .. } => "tenant.activated",
+            Self::Suspended { .. } => "tenant.suspended",
+            Self::Cancelled { .. } => "tenant.cancelled",
+            Self::PlanUpgraded { .. } => "tenant.plan_upgraded",
+        }
+    }
+
+    /// What it does to claims. A slug stays taken after cancellation: links to it must not change hands.
+    pub fn claims(&self, _before: Option<&State>, tenant: TenantId) -> Vec<ClaimChange> {
+        match self {
+            Self::Created { slug, .. } => {
+                vec![ClaimChange::Take(Claim::new(Scope::Slug, slug.as_str()), Holder { tenant, id: tenant.uuid() })]
+            }
+            _ => Vec::new(),
+        }
+    }
+}
+
+/// Decides.
+pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About) -> Decision {
+    if let Command::Create(create) = command {
+        return decide_create(create, surroundings, about).into();
+    }
+    let Some(state) = surroundings.tenant() else { return Decision::refused(Reason::NotFound) };
+    decide_existing(command, state, surroundings, about).into()
+}
+
+fn decide_create(create: &Create, surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<Emitted>, Reason> {
+    about.require_operator()?;
+    if surroundings.tenant().is_some() || surroundings.claim(&Claim::new(Scope::Slug, create.slug.as_str())).is_some() {
+        return Err(Reason::SlugTaken);
+    }
+    let tenant_id = about.tenant;
+    let email = create.owner.email.clone();
+    let created = Event::Created { tenant_id, slug: create.slug.clone(), name: create.name.clone(), plan: create.plan };
+    let mut events = vec![Emitted::new(tenant_id.uuid(), created)];
+    let owner = match surroundings.claim(&Claim::email(&email)) {
+        Some(holder) => UserId::new(holder.id),
+        None => {
+            let user_id: UserId = derive(about.command.uuid(), "owner");
+            let full_name = create.owner.full_name.clone();
+            events.push(Emitted::new(
+                user_id.uuid(),
+                user::Event::Created { tenant_id, user_id, email: email.clone(), full_name, email_verified: false },
+            ));
+            user_id
+        }
+    };
+    events.push(membership::joined(tenant_id, owner, email, Role::Owner, None));
+    Ok(events)
+}
+
+fn decide_existing(command: &Command, state: &State, surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<Emitted>, Reason> {
+    let tenant_id = about.tenant;
+    let one = |event: Event| Ok(vec![Emitted::new(tenant_id.uuid(), event)]);
+    match command {
+        Command::Create(_) => Err(Reason::SlugTaken),
+        Command::Update(update) => {
+            about.require(Role::Owner, surroundings)?;
+            if state.status == Status::Cancelled {
+                return Err(Reason::InvalidTransition);
+            }
+            match &update.name {
+                Some(name) if name.as_str() != state.name => {
+                    let old = Line::stored(&state.name);
+                    one(Event::Updated { tenant_id, changes: Changes { name: Some(Change { old, new: name.clone() }) } })
+                }
+                _ => Ok(Vec::new()),
+            }
+        }
+        Command::Activate(_) => {
+            about.require_operator()?;
+            match state.status {
+                Status::Suspended => one(Event::Activated { tenant_id }),
+                Status::Active => Ok(Vec::new()),
+                Status::Cancelled => Err(Reason::InvalidTransition),
+            }
+        }
+        Command::Suspend(suspend) => {
+            about.require_operator()?;
+            match state.status {
+                Status::Active => one(Event::Suspended { tenant_id, reason: suspend.reason.clone() }),
+                Status::Suspended | Status::Cancelled => Err(Reason::InvalidTransition),
+            }
+        }
+        Command::Cancel(cancel) => {
+            about.require_operator()?;
+            match state.status {
+                Status::Suspended => one(Event::Cancelled { tenant_id, reason: cancel.reason.clone() }),
+                Status::Active | Status::Cancelled => Err(Reason::InvalidTransition),
+            }
+        }
+        Command::UpgradePlan(upgrade) => {
+            about.require(Role::Owner, surroundings)?;
+            if state.status == Status::Cancelled {
+                return Err(Reason::InvalidTransition);
+            }
+            match upgrade.plan.cmp(&state.plan) {
+                std::cmp::Ordering::Greater => one(Event::PlanUpgraded { tenant_id, old_plan: state.plan, new_plan: upgrade.plan }),
+                std::cmp::Ordering::Equal => Err(Reason::SamePlan),
+                std::cmp::Ordering::Less => Err(Reason::NotAnUpgrade),
+            }
+        }
+    }
+}
+
+/// Applies. Cannot fail and contains no rule.
+pub fn apply(state: &mut State, event: &Event) {
+    match event {
+        Event::Created { slug, name, plan, .. } => {
+            *state = State { slug: slug.to_string(), name: name.to_string(), plan: *plan, status: Status::Active };
+        }
+        Event::Updated { changes, .. } => {
+            if let Some(name) = &changes.name {
+                state.name = name.new.to_string();
+            }
+        }
+        Event::Activated { .. } => state.status = Status::Active,
+        Event::Suspended { .. } => state.status = Status::Suspended,
+        Event::Cancelled { .. } => state.status = Status::Cancelled,
+        Event::PlanUpgraded { new_plan, .. } => state.plan = *new_plan,
+    }
+}
+
+#[cfg(test)]
+mod tests;
