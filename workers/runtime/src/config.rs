@@ -1,0 +1,346 @@
+//! The configuration: one struct, read once at start from the environment.
+//!
+//! Every field names its variable. A secret also has a `…_FILE` variant that names a file holding it. Nothing else in the
+//! workspace reads the environment.
+
+use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+/// A value that never shows itself in `Debug` output or logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Secret(String);
+
+impl Secret {
+    /// Wraps a value read from a safe place.
+    pub fn new(value: impl Into<String>) -> Self {
+        Self(value.into())
+    }
+
+    /// The value itself. Call it where the value is used, not earlier.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("<redacted>")
+    }
+}
+
+/// Everything a role needs to know from outside.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// `CHANCERY_NATS_URL`: where nats-server listens; may carry user and password. Default `nats://127.0.0.1:4222`.
+    pub nats_url: Secret,
+    /// `DATABASE_URL` (`DATABASE_URL_FILE`): PostgreSQL as `postgres://user:password@host:port/database`, with this role's user.
+    pub database_url: Secret,
+    /// `CHANCERY_DATABASE_POOL`: connections this process may hold. Default 8.
+    pub database_pool: usize,
+    /// `CHANCERY_DATABASE_TIMEOUT_MS`: how long one statement may take before the server ends it. Default 10000.
+    pub database_timeout: Duration,
+    /// `CHANCERY_PARTITIONS`: command partitions; fixed for the life of the COMMANDS stream. Default 64.
+    pub partitions: u16,
+    /// `CHANCERY_REPLICAS`: replicas of every stream (1, 3 or 5). Default 1.
+    pub replicas: usize,
+    /// `CHANCERY_COMMANDS_MAX_BYTES`: size at which COMMANDS refuses more (503). Default 1 GiB.
+    pub commands_max_bytes: i64,
+    /// `CHANCERY_EVENTS_MAX_BYTES`: size at which EVENTS refuses more (the outbox waits). Default -1: the account's or server's own limit.
+    pub events_max_bytes: i64,
+    /// `CHANCERY_EVENTS_MAX_AGE_S`: age after which EVENTS forgets; 0 keeps for ever. Default 0.
+    pub events_max_age: Duration,
+    /// `CHANCERY_DEADLETTERS_MAX_BYTES`: size of the dead-letter stream. Default 256 MiB.
+    pub deadletters_max_bytes: i64,
+    /// `CHANCERY_PUBLISH_TIMEOUT_MS`: how long one publish may wait for its PubAck before it counts as unknown. Default 5000.
+    pub publish_timeout: Duration,
+    /// `CHANCERY_DRAIN_MS`: how long a role may take to finish its work after SIGTERM. Default 10000.
+    pub drain: Duration,
+
+    /// `CHANCERY_WORKER_ID`: a name for logs; the lease uses an id of its own, fresh with every start. Default: the process id.
+    pub worker_name: String,
+    /// `CHANCERY_LEASE_MS`: how long a silent worker or consumer keeps its lease. Default 5000.
+    pub lease: Duration,
+    /// `CHANCERY_BATCH_COMMANDS`: commands decided in one transaction at most. Default 256.
+    pub batch_commands: usize,
+    /// `CHANCERY_BATCH_BYTES`: bytes of command messages in one transaction at most. Default 4 MiB.
+    pub batch_bytes: usize,
+    /// `CHANCERY_READER_BUFFER`: commands read ahead for each partition at most. Default 256.
+    pub reader_buffer: usize,
+    /// `CHANCERY_STATE_CACHE`: aggregates a worker remembers between batches at most. Default 100000.
+    pub state_cache: u64,
+    /// `CHANCERY_CRASH_LIMIT`: crashes at one command after which it is condemned. Default 3.
+    pub crash_limit: i32,
+    /// `CHANCERY_JANITOR_LAG_S`: how long a decided command stays in COMMANDS. Default 3600.
+    pub janitor_lag: Duration,
+    /// `CHANCERY_OUTCOME_RETENTION_S`: how long an outcome without an Idempotency-Key is remembered. Default 30 days.
+    pub outcome_retention: Duration,
+
+    /// `CHANCERY_LISTEN`: address of the gateway's HTTP. Default `127.0.0.1:8080`.
+    pub listen: SocketAddr,
+    /// `CHANCERY_ADMIN_LISTEN`: address of `/livez`, `/readyz`, `/metrics` of a worker or consumer; none when unset.
+    pub admin_listen: Option<SocketAddr>,
+    /// `CHANCERY_PUBLIC_URL`: how people reach the gateway; links in mails start with it. Default `http://127.0.0.1:8080`.
+    pub public_url: String,
+    /// `CHANCERY_TOKEN_PUBLIC_KEY` (`_FILE`): Ed25519 public key (PEM) that signs access tokens. Needed by the gateway.
+    pub token_public_key: Option<Secret>,
+    /// `CHANCERY_TOKEN_PRIVATE_KEY` (`_FILE`): Ed25519 private key (PKCS#8 PEM); needed to mint tokens, and by the gateway for the
+    /// short token that follows an accepted invitation.
+    pub token_private_key: Option<Secret>,
+    /// `CHANCERY_LINK_KEY` (`_FILE`): key of mailed tokens; held by gateway and notifier only. At least 32 characters.
+    pub link_key: Option<Secret>,
+    /// `CHANCERY_FINGERPRINT_KEY` (`_FILE`): key of the request fingerprints; held by gateways only. At least 32 characters.
+    pub fingerprint_key: Option<Secret>,
+    /// `CHANCERY_BODY_LIMIT`: bytes of a request body at most. Default 64 KiB.
+    pub body_limit: usize,
+    /// `CHANCERY_IN_FLIGHT`: requests a gateway works on at once; more get 503. Default 1024.
+    pub in_flight: usize,
+    /// `CHANCERY_REQUEST_TIMEOUT_MS`: how long one request may take in all. Default 30000.
+    pub request_timeout: Duration,
+    /// `CHANCERY_ACCEPT_DEADLINE_MS`: how long the gateway retries to get one command stored. Default 20000.
+    pub accept_deadline: Duration,
+    /// `CHANCERY_WAIT_MS`: how long a command's answer is awaited without a `Prefer` header. Default 5000.
+    pub wait: Duration,
+    /// `CHANCERY_RATE_PER_SECOND`: requests a principal in a tenant may make per second, in a burst of as many; 0 for no limit. Default 1000.
+    pub rate_per_second: u32,
+    /// `CHANCERY_PUBLIC_RATE_PER_MINUTE`: requests an address may make per minute on the routes without a token. Default 60.
+    pub public_rate_per_minute: u32,
+    /// `CHANCERY_GROUP_COMMIT`: commands that must be waiting before the gateway sends them as one atomic batch; 0 never. Set it to 16
+    /// where nats-server runs one replica with `sync_interval: always`. Default 0.
+    pub group_commit: usize,
+
+    /// `CHANCERY_MAIL`: where mail goes: `smtp://host:port`, `smtps://user:password@host:port`, or `file:///directory`.
+    pub mail: Option<Secret>,
+    /// `CHANCERY_MAIL_FROM`: the sender of every mail. Default `Chancery <no-reply@localhost>`.
+    pub mail_from: String,
+    /// `CHANCERY_MAILS_PER_USER_HOUR`: mails one recipient may get an hour; more wait. Default 100.
+    pub mails_per_user_hour: u32,
+    /// `CHANCERY_MAILS_PER_TENANT_HOUR`: mails one tenant may cause an hour; more wait. Default 1000.
+    pub mails_per_tenant_hour: u32,
+    /// `CHANCERY_CONSUMER_BATCH`: events a consumer handles in one call at most. Default 256.
+    pub consumer_batch: usize,
+
+    /// `CHANCERY_MEMBER_LIMITS`: members a tenant may have by plan, `free=…,starter=…,professional=…,enterprise=…`.
+    /// Default `free=10,starter=100,professional=1000,enterprise=100000`.
+    pub member_limits: [u32; 4],
+    /// `CHANCERY_SOFT_DELETION_S`: how long a deactivated user stays before deletion is allowed. Default 90 days.
+    pub soft_deletion: Duration,
+
+    /// `CHANCERY_LOG`: a `tracing` filter. Default `info`.
+    pub log: String,
+    /// `CHANCERY_LOG_FORMAT`: `text` or `json`. Default `text`.
+    pub log_json: bool,
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans go over OTLP/HTTP; no export when unset.
+    pub otlp_endpoint: Option<String>,
+    /// `CHANCERY_DATA`: folder of `up`'s data and of fetched servers. Default `.chancery`.
+    pub data: PathBuf,
+    /// `CHANCERY_FAILPOINT`: for crash tests in debug builds only: `<point>=<abort|stop|error>[@nth]`, several with `,`.
+    pub failpoint: Option<String>,
+}
+
+/// Why the configuration cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// A variable has a value that cannot be read as what it means.
+    #[error("{name} is not {expected}: {value:?}")]
+    Invalid {
+        /// The variable.
+        name: &'static str,
+        /// What it should hold.
+        expected: &'static str,
+        /// What it holds; never the value of a secret.
+        value: String,
+    },
+    /// A variable this role cannot do without is not set.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// A `…_FILE` variable names a file that cannot be read.
+    #[error("{name} names {path}, which cannot be read: {source}")]
+    File {
+        /// The variable.
+        name: String,
+        /// The file.
+        path: String,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
+
+impl Lookup<'_> {
+    fn text(&self, name: &'static str) -> Option<String> {
+        (self.0)(name).filter(|value| !value.is_empty())
+    }
+
+    fn parsed<T: std::str::FromStr>(&self, name: &'static str, expected: &'static str, default: T) -> Result<T, ConfigError> {
+        match self.text(name) {
+            None => Ok(default),
+            Some(value) => value.parse().map_err(|_| ConfigError::Invalid { name, expected, value }),
+        }
+    }
+
+    fn at_least<T: std::str::FromStr + PartialOrd + Copy>(
+        &self,
+        name: &'static str,
+        expected: &'static str,
+        least: T,
+        default: T,
+    ) -> Result<T, ConfigError> {
+        let value = self.parsed(name, expected, default)?;
+        if value < least {
+            return Err(ConfigError::Invalid { name, expected, value: self.text(name).unwrap_or_default() });
+        }
+        Ok(value)
+    }
+
+    fn millis(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
+        self.at_least(name, "a positive number of milliseconds", 1, default).map(Duration::from_millis)
+    }
+
+    fn secret(&self, name: &'static str) -> Result<Option<Secret>, ConfigError> {
+        if let Some(value) = self.text(name) {
+            return Ok(Some(Secret(value)));
+        }
+        let file_name = format!("{name}_FILE");
+        match (self.0)(&file_name).filter(|path| !path.is_empty()) {
+            None => Ok(None),
+            Some(path) => match std::fs::read_to_string(&path) {
+                Ok(value) => Ok(Some(Secret(value.trim().to_owned()))),
+                Err(source) => Err(ConfigError::File { name: file_name, path, source }),
+            },
+        }
+    }
+
+    fn key(&self, name: &'static str) -> Result<Option<Secret>, ConfigError> {
+        match self.secret(name)? {
+            Some(key) if key.0.len() < 32 => Err(ConfigError::Invalid { name, expected: "at least 32 characters", value: "<redacted>".into() }),
+            other => Ok(other),
+        }
+    }
+}
+
+fn member_limits(lookup: &Lookup<'_>) -> Result<[u32; 4], ConfigError> {
+    const NAME: &str = "CHANCERY_MEMBER_LIMITS";
+    let mut limits = [10, 100, 1000, 100_000];
+    let Some(text) = lookup.text(NAME) else { return Ok(limits) };
+    for part in text.split(',') {
+        let slot = part.split_once('=').and_then(|(plan, limit)| {
+            let index = ["free", "starter", "professional", "enterprise"].iter().position(|name| *name == plan.trim())?;
+            Some((index, limit.trim().parse().ok()?))
+        });
+        match slot {
+            Some((index, limit)) => limits[index] = limit,
+            None => return Err(ConfigError::Invalid { name: NAME, expected: "plan=number pairs", value: text.clone() }),
+        }
+    }
+    Ok(limits)
+}
+
+impl Config {
+    /// Reads the process's environment. The one place where it is read.
+    ///
+    /// # Errors
+    /// [`ConfigError`] names the first variable that is missing or cannot be understood.
+    pub fn from_env() -> Result<Self, ConfigError> {
+        Self::from_lookup(&|name| std::env::var(name).ok())
+    }
+
+    /// Reads from any source of variables; tests pass a map.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
+        let env = Lookup(lookup);
+        const COUNT: &str = "a positive whole number";
+        const BYTES: &str = "a number of bytes";
+        const ADDRESS: &str = "an address as host:port";
+        const SECONDS: &str = "a number of seconds";
+        Ok(Self {
+            nats_url: env.secret("CHANCERY_NATS_URL")?.unwrap_or_else(|| Secret::new("nats://127.0.0.1:4222")),
+            database_url: env.secret("DATABASE_URL")?.unwrap_or_else(|| Secret::new("")),
+            database_pool: env.at_least("CHANCERY_DATABASE_POOL", COUNT, 1, 8)?,
+            database_timeout: env.millis("CHANCERY_DATABASE_TIMEOUT_MS", 10_000)?,
+            partitions: env.at_least("CHANCERY_PARTITIONS", "a number from 1 to 1024", 1, 64)?.min(1024),
+            replicas: env.at_least("CHANCERY_REPLICAS", "1, 3 or 5", 1, 1)?,
+            commands_max_bytes: env.parsed("CHANCERY_COMMANDS_MAX_BYTES", BYTES, 1 << 30)?,
+            events_max_bytes: env.parsed("CHANCERY_EVENTS_MAX_BYTES", BYTES, -1)?,
+            events_max_age: Duration::from_secs(env.parsed("CHANCERY_EVENTS_MAX_AGE_S", SECONDS, 0)?),
+            deadletters_max_bytes: env.parsed("CHANCERY_DEADLETTERS_MAX_BYTES", BYTES, 256 << 20)?,
+            publish_timeout: env.millis("CHANCERY_PUBLISH_TIMEOUT_MS", 5_000)?,
+            drain: env.millis("CHANCERY_DRAIN_MS", 10_000)?,
+            worker_name: env.text("CHANCERY_WORKER_ID").unwrap_or_else(|| std::process::id().to_string()),
+            lease: env.millis("CHANCERY_LEASE_MS", 5_000)?,
+            batch_commands: env.at_least("CHANCERY_BATCH_COMMANDS", COUNT, 1, 256)?,
+            batch_bytes: env.at_least("CHANCERY_BATCH_BYTES", BYTES, 1, 4 << 20)?,
+            reader_buffer: env.at_least("CHANCERY_READER_BUFFER", COUNT, 1, 256)?,
+            state_cache: env.parsed("CHANCERY_STATE_CACHE", COUNT, 100_000)?,
+            crash_limit: env.at_least("CHANCERY_CRASH_LIMIT", COUNT, 1, 3)?,
+            janitor_lag: Duration::from_secs(env.parsed("CHANCERY_JANITOR_LAG_S", SECONDS, 3_600)?),
+            outcome_retention: Duration::from_secs(env.parsed("CHANCERY_OUTCOME_RETENTION_S", SECONDS, 30 * 86_400)?),
+            listen: env.parsed("CHANCERY_LISTEN", ADDRESS, SocketAddr::from(([127, 0, 0, 1], 8080)))?,
+            admin_listen: match env.text("CHANCERY_ADMIN_LISTEN") {
+                None => None,
+                Some(_) => Some(env.parsed("CHANCERY_ADMIN_LISTEN", ADDRESS, SocketAddr::from(([127, 0, 0, 1], 0)))?),
+            },
+            public_url: env.text("CHANCERY_PUBLIC_URL").unwrap_or_else(|| "http://127.0.0.1:8080".into()),
+            token_public_key: env.secret("CHANCERY_TOKEN_PUBLIC_KEY")?,
+            token_private_key: env.secret("CHANCERY_TOKEN_PRIVATE_KEY")?,
+            link_key: env.key("CHANCERY_LINK_KEY")?,
+            fingerprint_key: env.key("CHANCERY_FINGERPRINT_KEY")?,
+            body_limit: env.at_least("CHANCERY_BODY_LIMIT", BYTES, 1, 64 << 10)?,
+            in_flight: env.at_least("CHANCERY_IN_FLIGHT", COUNT, 1, 1_024)?,
+            request_timeout: env.millis("CHANCERY_REQUEST_TIMEOUT_MS", 30_000)?,
+            accept_deadline: env.millis("CHANCERY_ACCEPT_DEADLINE_MS", 20_000)?,
+            wait: env.millis("CHANCERY_WAIT_MS", 5_000)?,
+            rate_per_second: env.parsed("CHANCERY_RATE_PER_SECOND", "a number", 1_000)?,
+            public_rate_per_minute: env.at_least("CHANCERY_PUBLIC_RATE_PER_MINUTE", COUNT, 1, 60)?,
+            group_commit: env.parsed("CHANCERY_GROUP_COMMIT", "a number", 0)?,
+            mail: env.secret("CHANCERY_MAIL")?,
+            mail_from: env.text("CHANCERY_MAIL_FROM").unwrap_or_else(|| "Chancery <no-reply@localhost>".into()),
+            mails_per_user_hour: env.at_least("CHANCERY_MAILS_PER_USER_HOUR", COUNT, 1, 100)?,
+            mails_per_tenant_hour: env.at_least("CHANCERY_MAILS_PER_TENANT_HOUR", COUNT, 1, 1_000)?,
+            consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
+            member_limits: member_limits(&env)?,
+            soft_deletion: Duration::from_secs(env.parsed("CHANCERY_SOFT_DELETION_S", SECONDS, 90 * 86_400)?),
+            log: env.text("CHANCERY_LOG").unwrap_or_else(|| "info".into()),
+            log_json: env.text("CHANCERY_LOG_FORMAT").is_some_and(|format| format == "json"),
+            otlp_endpoint: env.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            data: env.text("CHANCERY_DATA").unwrap_or_else(|| ".chancery".into()).into(),
+            failpoint: env.text("CHANCERY_FAILPOINT"),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(pairs: &[(&str, &str)]) -> Result<Config, ConfigError> {
+        Config::from_lookup(&|name| pairs.iter().find(|(key, _)| *key == name).map(|(_, value)| (*value).to_owned()))
+    }
+
+    #[test]
+    fn an_empty_environment_gives_the_documented_defaults() -> Result<(), ConfigError> {
+        let config = read(&[])?;
+        assert_eq!((config.partitions, config.batch_commands, config.lease), (64, 256, Duration::from_secs(5)));
+        Ok(())
+    }
+
+    #[test]
+    fn a_value_that_is_no_number_names_its_variable() {
+        let error = read(&[("CHANCERY_LEASE_MS", "soon")]).map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(error, Err("CHANCERY_LEASE_MS is not a positive number of milliseconds: \"soon\"".into()));
+    }
+
+    #[test]
+    fn a_short_key_is_refused_without_being_shown() {
+        let error = read(&[("CHANCERY_LINK_KEY", "hunter2")]).map(|_| ()).map_err(|error| error.to_string());
+        assert_eq!(error, Err("CHANCERY_LINK_KEY is not at least 32 characters: \"<redacted>\"".into()));
+    }
+
+    #[test]
+    fn secrets_do_not_show_in_debug_output() -> Result<(), ConfigError> {
+        let config = read(&[("DATABASE_URL", "postgres://u:hunter2@h/d")])?;
+        assert!(!format!("{config:?}").contains("hunter2"));
+        Ok(())
+    }
+}

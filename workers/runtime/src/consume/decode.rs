@@ -1,0 +1,104 @@
+//! From a message to an [`Event`].
+
+use async_nats::HeaderMap;
+use subjects::{Envelope, EventSubject, header};
+
+/// An event as a consumer's function sees it.
+#[derive(Debug, Clone)]
+pub struct Event {
+    /// The event.
+    pub envelope: Envelope,
+    /// Its place in the stream.
+    pub stream_sequence: u64,
+    /// Which delivery this is, from 1.
+    pub delivered: u32,
+    pub(crate) headers: HeaderMap,
+}
+
+impl Event {
+    /// An event outside a stream: for tests of handlers, and for events fed from elsewhere.
+    pub fn new(envelope: Envelope, stream_sequence: u64, headers: HeaderMap) -> Self {
+        Self { envelope, stream_sequence, delivered: 1, headers }
+    }
+
+    /// A header's value.
+    pub fn header(&self, name: &str) -> Option<&str> {
+        self.headers.get(name).map(async_nats::HeaderValue::as_str)
+    }
+
+    /// The trace it belongs to (W3C).
+    pub fn traceparent(&self) -> Option<&str> {
+        self.header(header::TRACEPARENT)
+    }
+
+    /// Names its aggregate within the whole platform: order is kept among the events of one.
+    pub(crate) fn aggregate_key(&self) -> String {
+        format!("{}/{}/{}", self.envelope.tenant_id, self.envelope.aggregate, self.envelope.aggregate_id)
+    }
+}
+
+/// Why a message is no event.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub(crate) enum DecodeError {
+    #[error("the body is no event: {0}")]
+    Undecodable(String),
+    #[error("the subject is not the event's own")]
+    Mismatch,
+}
+
+impl DecodeError {
+    /// The code in a dead letter.
+    pub(crate) const fn reason(&self) -> &'static str {
+        match self {
+            Self::Undecodable(_) => "undecodable",
+            Self::Mismatch => "mismatch",
+        }
+    }
+}
+
+/// Reads a body. The subject is what permissions were checked against, so the body must say the same.
+pub(crate) fn envelope(subject: &str, payload: &[u8]) -> Result<Envelope, DecodeError> {
+    // The error's own text may quote the body; its category and place do not.
+    let envelope: Envelope = serde_json::from_slice(payload)
+        .map_err(|error| DecodeError::Undecodable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())))?;
+    if subject == subjects::event(envelope.tenant_id, &envelope.event_type) { Ok(envelope) } else { Err(DecodeError::Mismatch) }
+}
+
+/// The event type for the subject of a dead letter: what the subject says, whatever the body is.
+pub(crate) fn type_of(subject: &str) -> &str {
+    EventSubject::parse(subject).map_or("unknown.unknown", |parsed| parsed.event_type)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BODY: &str = r#"{"id":"evt_00000000-0000-7000-8000-000000000001","type":"tenant.activated","timestamp":"2026-11-22T10:00:00.123Z",
+        "version":"1.0","source":"chancery","tenantId":"tenant_00000000-0000-7000-8000-000000000002","userId":null,"aggregate":"tenant",
+        "aggregateId":"tenant_00000000-0000-7000-8000-000000000002","aggregateVersion":3,"sequence":9,"correlationId":"c",
+        "causationId":"cmd_00000000-0000-7000-8000-000000000003","data":{},"later":"ignored"}"#;
+
+    #[test]
+    fn an_event_is_read_when_its_subject_agrees() {
+        let subject = "evt.tenant_00000000-0000-7000-8000-000000000002.tenant.activated";
+        assert_eq!(envelope(subject, BODY.as_bytes()).map(|envelope| envelope.sequence), Ok(9));
+    }
+
+    #[test]
+    fn a_body_under_another_tenants_subject_is_a_mismatch() {
+        let subject = "evt.tenant_00000000-0000-7000-8000-000000000009.tenant.activated";
+        assert_eq!(envelope(subject, BODY.as_bytes()), Err(DecodeError::Mismatch));
+    }
+
+    #[test]
+    fn a_broken_body_is_undecodable_and_not_quoted() {
+        let error = envelope("evt.platform.a.b", b"{\"secret\"").err();
+        assert_eq!(error.map(|error| error.to_string()), Some("the body is no event: Eof error at line 1 column 9".into()));
+    }
+
+    #[test]
+    fn a_dead_letters_type_comes_from_the_subject() {
+        assert_eq!(type_of("evt.platform.user.created"), "user.created");
+        assert_eq!(type_of("elsewhere"), "unknown.unknown");
+    }
+}

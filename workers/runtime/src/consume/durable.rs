@@ -1,0 +1,234 @@
+//! The literal that is a durable consumer, and its counterpart in JetStream.
+
+use std::time::Duration;
+
+use async_nats::jetstream::{
+    Context,
+    consumer::{AckPolicy, Config as Found, Consumer, DeliverPolicy, ReplayPolicy, pull},
+    stream::{self, ConsumerErrorKind},
+};
+use rand::Rng;
+
+use crate::{Config, StartError};
+
+/// Pull requests that may wait at the server, over all replicas of a consumer.
+const MAX_WAITING: i64 = 512;
+
+/// Which order a consumer asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// None: replicas share the events.
+    None,
+    /// The events of each aggregate in order: one active owner, the others stand by.
+    Aggregate,
+}
+
+/// Where a consumer that is new begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the first event the stream has.
+    All,
+    /// With the first event after its creation.
+    New,
+}
+
+/// A durable consumer. Nothing is defaulted: these settings are its behaviour.
+#[derive(Debug, Clone, Copy)]
+pub struct Durable {
+    /// Its name: in JetStream, in dead letters, in metrics, in the tables of leases and positions.
+    pub name: &'static str,
+    /// The stream it reads.
+    pub stream: &'static str,
+    /// The subjects it wants.
+    pub filters: &'static [&'static str],
+    /// Whether order matters.
+    pub order: Order,
+    /// Where it begins when it is new.
+    pub start: Start,
+    /// How long the server waits for an answer before it delivers again. The loop extends it while the function works.
+    pub ack_wait: Duration,
+    /// How often an event is tried before it becomes a dead letter.
+    pub max_deliver: u32,
+    /// Events that may be unanswered at once, over all replicas. With `Order::Aggregate`: events read ahead.
+    pub max_ack_pending: u32,
+    /// Events in one call (or one transaction) at most.
+    pub batch: usize,
+    /// Delays before the second, third … try; the last one repeats. Each is drawn from its upper half.
+    pub backoff: &'static [Duration],
+}
+
+impl Durable {
+    /// The delay after the given number of tries.
+    pub(crate) fn delay(&self, tries: u32) -> Duration {
+        let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX).min(self.backoff.len().saturating_sub(1));
+        let delay = self.backoff.get(index).copied().unwrap_or(Duration::from_secs(1));
+        delay.mul_f64(rand::rng().random_range(0.5..=1.0))
+    }
+
+    /// Whether it takes every event, so that it sees the dense sequence of each tenant.
+    pub(crate) fn takes_everything(&self) -> bool {
+        self.filters.contains(&subjects::stream::ALL_EVENTS)
+    }
+
+    /// Refuses settings that contradict each other.
+    pub(crate) fn check(&self, order: Order) -> Result<(), StartError> {
+        let wrong = |what: &str| Err(StartError::Setup(format!("consumer {}: {what}", self.name)));
+        match self {
+            _ if self.order != order => wrong("its order and its loop differ"),
+            _ if self.filters.is_empty() => wrong("it has no filter"),
+            _ if self.batch == 0 || self.max_ack_pending == 0 || self.max_deliver == 0 => wrong("a limit is zero"),
+            _ if self.ack_wait < Duration::from_secs(1) => wrong("its ack wait is shorter than a second"),
+            _ => Ok(()),
+        }
+    }
+
+    fn wanted(&self, config: &Config) -> pull::Config {
+        let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
+        let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
+        pull::Config {
+            durable_name: Some(self.name.to_owned()),
+            name: Some(self.name.to_owned()),
+            description: Some(format!("chancery consumer {}", self.name)),
+            deliver_policy: match self.start {
+                Start::All => DeliverPolicy::All,
+                Start::New => DeliverPolicy::New,
+            },
+            ack_policy: AckPolicy::Explicit,
+            ack_wait: self.ack_wait,
+            // After its last delivery the server drops a message without a trace. The loop counts and dead-letters instead.
+            max_deliver: -1,
+            filter_subject: one,
+            filter_subjects: several,
+            replay_policy: ReplayPolicy::Instant,
+            max_waiting: MAX_WAITING,
+            max_ack_pending: i64::from(self.max_ack_pending),
+            num_replicas: config.replicas,
+            memory_storage: false,
+            // Of the server's own: none. Delays are given with each refusal, because a plain one comes back within a millisecond.
+            backoff: Vec::new(),
+            inactive_threshold: Duration::ZERO,
+            ..pull::Config::default()
+        }
+    }
+
+    /// The durable in JetStream: created when missing, verified when it exists.
+    ///
+    /// # Errors
+    /// [`StartError::Settings`] when it exists with others, [`StartError::Nats`] for whatever may pass.
+    pub(crate) async fn ensure(&self, context: &Context, config: &Config) -> Result<Consumer<pull::Config>, StartError> {
+        let nats = |error: &dyn std::fmt::Display| StartError::Nats(format!("consumer {}: {error}", self.name));
+        let wanted = self.wanted(config);
+        let found = context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await;
+        let consumer = match found {
+            Ok(consumer) => consumer,
+            Err(error) if is_missing(&error) => {
+                let created = context.create_consumer_strict_on_stream(wanted.clone(), self.stream).await;
+                match created {
+                    Ok(consumer) => consumer,
+                    // Another replica may have been faster.
+                    Err(first) => match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
+                        Ok(consumer) => consumer,
+                        Err(_) => return Err(nats(&first)),
+                    },
+                }
+            }
+            Err(error) => return Err(nats(&error)),
+        };
+        let differences = differences(&wanted, &consumer.cached_info().config);
+        if differences.is_empty() {
+            Ok(consumer)
+        } else {
+            Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") })
+        }
+    }
+
+    /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
+    pub(crate) fn reader(&self, after: u64) -> pull::Config {
+        let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
+        let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
+        pull::Config {
+            description: Some(format!("chancery consumer {}", self.name)),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
+            ack_policy: AckPolicy::None,
+            filter_subject: one,
+            filter_subjects: several,
+            replay_policy: ReplayPolicy::Instant,
+            inactive_threshold: Duration::from_secs(60),
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        }
+    }
+}
+
+fn is_missing(error: &stream::ConsumerError) -> bool {
+    matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == async_nats::jetstream::ErrorCode::CONSUMER_NOT_FOUND)
+}
+
+/// Compares what matters; the server adds metadata and defaults of its own.
+fn differences(wanted: &pull::Config, found: &Found) -> Vec<String> {
+    let mut differences = Vec::new();
+    let mut compare = |what: &str, wanted: String, found: String| {
+        if wanted != found {
+            differences.push(format!("{what} should be {wanted} and is {found}"));
+        }
+    };
+    let filters = |one: &str, several: &[String]| {
+        let mut all: Vec<String> = several.to_vec();
+        all.extend((!one.is_empty()).then(|| one.to_owned()));
+        all.sort();
+        format!("{all:?}")
+    };
+    compare("filters", filters(&wanted.filter_subject, &wanted.filter_subjects), filters(&found.filter_subject, &found.filter_subjects));
+    compare("start", format!("{:?}", wanted.deliver_policy), format!("{:?}", found.deliver_policy));
+    compare("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy));
+    compare("ack wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait));
+    compare("max deliver", wanted.max_deliver.to_string(), found.max_deliver.to_string());
+    compare("max ack pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string());
+    compare("replicas", wanted.num_replicas.to_string(), found.num_replicas.to_string());
+    compare("backoff", format!("{:?}", wanted.backoff), format!("{:?}", found.backoff));
+    differences
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DURABLE: Durable = Durable {
+        name: "test",
+        stream: "EVENTS",
+        filters: &["evt.>"],
+        order: Order::None,
+        start: Start::All,
+        ack_wait: Duration::from_secs(10),
+        max_deliver: 8,
+        max_ack_pending: 1_024,
+        batch: 256,
+        backoff: &[Duration::from_secs(1), Duration::from_secs(8)],
+    };
+
+    #[test]
+    fn delays_grow_are_jittered_and_the_last_one_repeats() {
+        for _ in 0..100 {
+            assert!((Duration::from_millis(500)..=Duration::from_secs(1)).contains(&DURABLE.delay(1)));
+            assert!((Duration::from_secs(4)..=Duration::from_secs(8)).contains(&DURABLE.delay(2)));
+            assert!((Duration::from_secs(4)..=Duration::from_secs(8)).contains(&DURABLE.delay(u32::MAX)));
+        }
+    }
+
+    #[test]
+    fn settings_that_contradict_each_other_are_refused() {
+        assert!(DURABLE.check(Order::None).is_ok());
+        assert!(DURABLE.check(Order::Aggregate).is_err());
+        assert!(Durable { filters: &[], ..DURABLE }.check(Order::None).is_err());
+        assert!(Durable { batch: 0, ..DURABLE }.check(Order::None).is_err());
+    }
+
+    #[test]
+    fn a_durable_with_other_settings_is_told_apart_by_what_differs() {
+        let found = Found { ack_wait: Duration::from_secs(30), filter_subject: "evt.>".into(), max_deliver: -1, ..Found::default() };
+        let wanted = pull::Config { ack_wait: Duration::from_secs(10), filter_subject: "evt.>".into(), max_deliver: -1, ..pull::Config::default() };
+        assert_eq!(differences(&wanted, &found), ["ack wait should be 10s and is 30s"]);
+        assert!(differences(&wanted, &Found { ack_wait: Duration::from_secs(10), ..found }).is_empty());
+    }
+}

@@ -1,0 +1,126 @@
+//! The queues behind events that failed: tried again in order, given up after the last try.
+
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use deadpool_postgres::Transaction;
+use tokio::time::timeout;
+
+use super::{
+    Event,
+    deadletter::DeadLetter,
+    decode, lease,
+    ordered::{CALL_LIMIT, Item, Owned, Trouble},
+    parked::{self, Waiting},
+};
+use crate::Failure;
+
+/// Queues read in one go.
+const PARKED_BATCH: i64 = 64;
+/// How long one look may take: the stream must flow meanwhile.
+const PARKED_TIME: Duration = Duration::from_millis(250);
+
+impl<H> Owned<'_, H>
+where
+    H: AsyncFnMut(&Transaction<'_>, &Event) -> Result<(), Failure>,
+{
+    /// Tries parked events that are due, each queue in order. False when the lease is lost.
+    pub(super) async fn retry_parked(&mut self) -> Result<bool, String> {
+        if self.parked.is_empty() {
+            return Ok(true);
+        }
+        let started = Instant::now();
+        loop {
+            let heads = parked::due(&self.pool, self.durable.name, PARKED_BATCH).await?;
+            if heads.is_empty() || started.elapsed() > PARKED_TIME {
+                break;
+            }
+            for head in heads {
+                if !self.retry_head(&head).await? {
+                    return Ok(false);
+                }
+            }
+        }
+        self.metrics.parked.set(i64::try_from(self.parked.len()).unwrap_or(i64::MAX));
+        Ok(true)
+    }
+
+    async fn retry_head(&mut self, head: &parked::Head) -> Result<bool, String> {
+        let failure = match &head.event {
+            Ok(event) => match self.unpark(event).await {
+                Ok(()) => {
+                    self.metrics.handled(event.envelope.timestamp);
+                    if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
+                        self.parked.remove(&head.aggregate);
+                    }
+                    return Ok(true);
+                }
+                Err(Trouble::Lost) => return Ok(false),
+                Err(Trouble::Database(error)) => return Err(error),
+                Err(Trouble::Failed(failure)) => failure,
+            },
+            Err(error) => Failure::poison(error),
+        };
+        self.metrics.failed.inc();
+        self.postpone(head, &failure).await?;
+        Ok(true)
+    }
+
+    async fn unpark(&mut self, event: &Event) -> Result<(), Trouble> {
+        let mut client = self.pool.get().await.map_err(|error| Trouble::Database(error.to_string()))?;
+        let transaction = client.transaction().await?;
+        if !lease::check(&transaction, self.durable.name, self.lease).await? {
+            return Err(Trouble::Lost);
+        }
+        let call = timeout(CALL_LIMIT, (self.handler)(&transaction, event)).await;
+        let result = call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
+        result.map_err(Trouble::Failed)?;
+        parked::leave(&transaction, self.durable.name, event.stream_sequence).await?;
+        transaction.commit().await?;
+        Ok(())
+    }
+
+    /// Later, or, after the last try, a dead letter: then its aggregate waits until somebody redrives it.
+    async fn postpone(&self, head: &parked::Head, failure: &Failure) -> Result<(), String> {
+        let error = failure.to_string();
+        let attempts = if matches!(failure, Failure::Outage(_)) { head.attempts } else { head.attempts + 1 };
+        let dead = matches!(failure, Failure::Poison(_)) || attempts >= self.durable.max_deliver;
+        if dead {
+            let headers = head.event.as_ref().map(|event| event.headers.clone()).unwrap_or_default();
+            let letter = DeadLetter {
+                consumer: self.durable.name,
+                event_type: head.event.as_ref().map_or("unknown.unknown", |event| event.envelope.event_type.as_str()),
+                headers: &headers,
+                payload: Bytes::from(head.body.clone()),
+                reason: if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" },
+                error: &error,
+                deliveries: attempts,
+                stream: self.durable.stream,
+                sequence: head.stream_sequence,
+            };
+            letter.store(&self.context, self.config.publish_timeout).await?;
+            self.metrics.dead.inc();
+        }
+        let waiting = Waiting { attempts, delay: self.durable.delay(attempts), error: &error };
+        parked::failed(&self.pool, self.durable.name, head.stream_sequence, waiting, dead).await
+    }
+
+    /// What cannot be an event has no aggregate to wait behind.
+    pub(super) async fn bury_undecodable(&self, item: &Item, error: &decode::DecodeError) -> Result<(), String> {
+        let text = error.to_string();
+        let letter = DeadLetter {
+            consumer: self.durable.name,
+            event_type: decode::type_of(&item.subject),
+            headers: &item.headers,
+            payload: item.payload.clone(),
+            reason: error.reason(),
+            error: &text,
+            deliveries: 1,
+            stream: self.durable.stream,
+            sequence: item.sequence,
+        };
+        letter.store(&self.context, self.config.publish_timeout).await?;
+        self.metrics.dead.inc();
+        Ok(())
+    }
+}

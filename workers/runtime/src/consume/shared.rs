@@ -1,0 +1,394 @@
+//! `Order::None`: replicas share one durable with explicit acknowledgements.
+
+use std::{
+    ops::Range,
+    pin::pin,
+    time::{Duration, Instant},
+};
+
+use async_nats::jetstream::{
+    self, Context, Message,
+    consumer::{Consumer, pull},
+};
+use bytes::Bytes;
+use futures_util::{FutureExt, StreamExt};
+use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
+use tracing::Instrument;
+
+use super::{
+    Durable, Event, Order,
+    deadletter::DeadLetter,
+    decode,
+    gap::Watch,
+    halving::Halving,
+    metrics::Metrics,
+    progress::{Batch, Unsettled},
+    suspects::Suspects,
+    trace,
+};
+use crate::{Config, Failure, StartError, Stop, failpoint, health, nats};
+
+/// How long a pull request stays at the server.
+const EXPIRES: Duration = Duration::from_secs(30);
+/// The server shows life this often; two silent ones and the subscription is made again.
+const HEARTBEAT: Duration = Duration::from_secs(2);
+/// How often lag and gaps are looked at.
+const LOOK: Duration = Duration::from_secs(10);
+/// A call that takes longer has failed.
+const CALL_LIMIT: Duration = Duration::from_secs(300);
+/// The longest wait for something outside.
+const LONGEST_WAIT: Duration = Duration::from_secs(5);
+
+/// Follows a durable until `stop`, then finishes the call it is in, settles, and returns. The handler runs in this task: it needs not be
+/// `Send`, and one call is made at a time.
+///
+/// # Errors
+/// Settings that contradict each other or those of the existing durable. Everything that may pass is waited for.
+pub async fn consume<H>(durable: Durable, config: &Config, stop: Stop, handler: H) -> Result<(), StartError>
+where
+    H: AsyncFnMut(&[Event]) -> Result<(), Failure>,
+{
+    durable.check(Order::None)?;
+    let client = nats::connect(config, durable.name, &format!("_INBOX_{}", durable.name)).await?.client;
+    let metrics = Metrics::new(durable.name).ok_or_else(|| StartError::Setup(format!("{} is no name for a consumer", durable.name)))?;
+    let context = jetstream::new(client.clone());
+    health::set(durable.name, false, "connecting");
+    let watch = durable.takes_everything().then(|| Watch::new(durable.ack_wait * 3));
+    let suspects = Suspects::new(durable.name, config);
+    let mut shared = Shared { durable, config, context, stop: stop.clone(), metrics, watch, suspects, handler };
+    let mut failures = 0;
+    while !stop.is_cancelled() {
+        let started = Instant::now();
+        let broken = match shared.durable.ensure(&shared.context, config).await {
+            Ok(consumer) => shared.follow(&consumer).await,
+            Err(error @ StartError::Settings { .. }) => return Err(error),
+            Err(error) => Err(error.to_string()),
+        };
+        let Err(error) = broken else { break };
+        let error = named(error, started);
+        // After a while of work it is news; at once again it is the same trouble.
+        failures = if started.elapsed() > EXPIRES { 0 } else { failures + 1_u32 };
+        tracing::warn!(consumer.name = durable.name, %error, "subscribing again");
+        health::set(durable.name, false, error);
+        shared.metrics.rebuilt.inc();
+        if let Some(watch) = &mut shared.watch {
+            watch.restart();
+        }
+        tokio::select! {
+            () = stop.cancelled() => {}
+            () = sleep(wait(failures)) => {}
+        }
+    }
+    // What was acknowledged last must leave before the process does.
+    if timeout(Duration::from_secs(2), client.flush()).await.is_err() {
+        tracing::warn!(consumer.name = durable.name, "the last acknowledgements may come again");
+    }
+    Ok(())
+}
+
+/// A missing right looks like a timeout; the server's refusal has its name.
+pub(super) fn named(error: String, since: Instant) -> String {
+    nats::refusal_since(since).map_or(error.clone(), |refusal| format!("NATS refused a right ({refusal}): {error}"))
+}
+
+/// Growing, jittered, bounded.
+pub(super) fn wait(failures: u32) -> Duration {
+    let ceiling = (Duration::from_millis(50) * 2_u32.pow(failures.min(10))).min(LONGEST_WAIT);
+    ceiling.mul_f64(rand::random_range(0.5..=1.0))
+}
+
+struct Shared<'a, H> {
+    durable: Durable,
+    config: &'a Config,
+    context: Context,
+    stop: Stop,
+    metrics: Metrics,
+    watch: Option<Watch>,
+    suspects: Suspects,
+    handler: H,
+}
+
+impl<H> Shared<'_, H>
+where
+    H: AsyncFnMut(&[Event]) -> Result<(), Failure>,
+{
+    /// Reads until stopped (`Ok`) or until the subscription must be made again.
+    async fn follow(&mut self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
+        let mut messages = consumer
+            .stream()
+            .max_messages_per_batch(self.durable.batch)
+            .expires(EXPIRES)
+            .heartbeat(HEARTBEAT)
+            .messages()
+            .await
+            .map_err(|error| error.to_string())?;
+        health::set(self.durable.name, true, "following");
+        self.look_for_forgotten(consumer.cached_info()).await;
+        let mut look = interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut heard = Instant::now();
+        let stop = self.stop.clone();
+        loop {
+            let first = tokio::select! {
+                biased;
+                () = stop.cancelled() => break,
+                message = messages.next() => message,
+                _ = look.tick() => {
+                    self.look(consumer, heard).await?;
+                    continue;
+                }
+            };
+            let mut taken = vec![first.ok_or("the subscription ended")?.map_err(|error| error.to_string())?];
+            let broken = take_ready(&mut messages, &mut taken, self.durable.batch).await;
+            self.work(taken).await;
+            heard = Instant::now();
+            if let Some(error) = broken {
+                return Err(error);
+            }
+        }
+        // What was read ahead goes back at once, for a replica or the next start.
+        while let Some(Some(Ok(message))) = messages.next().now_or_never() {
+            Unsettled::new(message.split().1).later(Duration::ZERO).await;
+        }
+        Ok(())
+    }
+
+    /// The server goes on silently where the stream has forgotten what this consumer has not had yet. Here that is said.
+    async fn look_for_forgotten(&self, info: &jetstream::consumer::Info) {
+        if !self.durable.takes_everything() || info.delivered.consumer_sequence == 0 {
+            return;
+        }
+        let Ok(stream) = self.context.get_stream(self.durable.stream).await else { return };
+        let (had, first) = (info.delivered.stream_sequence, stream.cached_info().state.first_sequence);
+        if had + 1 < first {
+            self.metrics.gaps.inc();
+            tracing::error!(consumer.name = self.durable.name, had, first, "the stream has forgotten events that were not delivered");
+        }
+    }
+
+    /// Looks at the lag, and at a silence that should not be.
+    async fn look(&mut self, consumer: &Consumer<pull::Config>, heard: Instant) -> Result<(), String> {
+        if let Some(watch) = &mut self.watch {
+            for gap in watch.overdue(Instant::now()) {
+                self.metrics.gaps.inc();
+                tracing::error!(consumer.name = self.durable.name, tenant.id = %gap.tenant, from = gap.from, to = gap.to, "events are missing in the stream");
+            }
+        }
+        let info = consumer.get_info().await.map_err(|error| error.to_string())?;
+        self.metrics.lag.set(i64::try_from(info.num_pending).unwrap_or(i64::MAX));
+        let full = info.num_ack_pending >= usize::try_from(self.durable.max_ack_pending).unwrap_or(usize::MAX);
+        if info.num_pending > 0 && !full && heard.elapsed() > LOOK {
+            return Err(format!("{} events are waiting and none arrives", info.num_pending));
+        }
+        Ok(())
+    }
+
+    /// Handles and settles what was taken. Returns with messages unsettled only when stopped while waiting for something outside.
+    async fn work(&mut self, taken: Vec<Message>) {
+        failpoint::hit("consumer_taken");
+        let mut ordinary = Batch::default();
+        let mut suspects: Vec<Batch> = Vec::new();
+        for message in taken {
+            let Some((event, payload, open)) = self.read(message).await else { continue };
+            // Delivered that often without an answer: it may be what ends the process. Alone and last, it takes nobody along.
+            if self.suspects.is_one(event.delivered) {
+                let mut alone = Batch::default();
+                alone.push(event, payload, open);
+                suspects.push(alone);
+            } else {
+                ordinary.push(event, payload, open);
+            }
+        }
+        self.work_batch(&mut ordinary).await;
+        for mut suspect in suspects {
+            let sequence = suspect.events[0].stream_sequence;
+            if self.suspects.may_try(sequence).await {
+                self.work_batch(&mut suspect).await;
+            } else {
+                self.bury_event(&mut suspect, 0, "condemned", "it ended the process whenever it was tried").await;
+            }
+            if suspect.open[0].is_settled() {
+                self.suspects.clear(sequence).await;
+            }
+        }
+    }
+
+    /// Decodes a message; what cannot be an event is put aside here.
+    async fn read(&mut self, message: Message) -> Option<(Event, Bytes, Unsettled)> {
+        let info = message.info().map(|info| (info.stream_sequence, info.consumer_sequence, info.delivered, info.pending));
+        let (message, acker) = message.split();
+        let mut open = Unsettled::new(acker);
+        let (stream_sequence, consumer_sequence, delivered, pending) = match info {
+            Ok(info) => info,
+            Err(error) => {
+                tracing::error!(consumer.name = self.durable.name, %error, "a message that is not from a stream");
+                return None;
+            }
+        };
+        let delivered = u32::try_from(delivered).unwrap_or(u32::MAX);
+        self.metrics.lag.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        let headers = message.headers.unwrap_or_default();
+        let decoded = decode::envelope(&message.subject, &message.payload);
+        let error = match decoded {
+            Ok(envelope) => {
+                if let Some(watch) = &mut self.watch {
+                    watch.see(consumer_sequence, delivered, envelope.tenant_id, envelope.sequence, Instant::now());
+                }
+                return Some((Event { envelope, stream_sequence, delivered, headers }, message.payload, open));
+            }
+            Err(error) => error,
+        };
+        let text = error.to_string();
+        let letter = DeadLetter {
+            consumer: self.durable.name,
+            event_type: decode::type_of(&message.subject),
+            headers: &headers,
+            payload: message.payload,
+            reason: error.reason(),
+            error: &text,
+            deliveries: delivered,
+            stream: self.durable.stream,
+            sequence: stream_sequence,
+        };
+        bury(&letter, &mut open, &self.context, &self.metrics, self.config.publish_timeout, self.durable.delay(delivered)).await;
+        None
+    }
+
+    async fn work_batch(&mut self, batch: &mut Batch) {
+        let mut halving = Halving::new(batch.events.len());
+        let mut outages = 0;
+        let mut asked = false;
+        while let Some(range) = halving.next() {
+            // A drain finishes the call it is in, not the search for an event at fault.
+            if asked && self.stop.is_cancelled() {
+                return batch.give_back().await;
+            }
+            asked = true;
+            let result = self.call(batch, range.clone()).await;
+            let failure = match result {
+                Ok(()) => {
+                    outages = 0;
+                    failpoint::hit("consumer_handled");
+                    for place in range {
+                        self.metrics.handled(batch.events[place].envelope.timestamp);
+                        batch.open[place].ack().await;
+                    }
+                    continue;
+                }
+                Err(failure) => failure,
+            };
+            self.metrics.failed.inc();
+            if let Failure::Outage(error) = &failure {
+                outages += 1;
+                tracing::warn!(consumer.name = self.durable.name, %error, events = range.len(), "waiting for something outside");
+                health::set(self.durable.name, false, error.clone());
+                if !self.hold(batch, wait(outages)).await {
+                    return batch.give_back().await;
+                }
+                health::set(self.durable.name, true, "following");
+                halving.again(range);
+            } else if let Some(place) = halving.failed(range) {
+                self.settle_failed(batch, place, failure).await;
+            }
+        }
+    }
+
+    /// One call of the handler. Everything unsettled of the batch is extended while it runs.
+    async fn call(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
+        let events = &batch.events[range];
+        let span = trace::span(self.durable.name, self.durable.stream, events);
+        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(events)).instrument(span));
+        let mut extend = interval(self.durable.ack_wait / 3);
+        extend.reset();
+        loop {
+            tokio::select! {
+                biased;
+                result = &mut work => {
+                    return result.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
+                }
+                _ = extend.tick() => batch.extend().await,
+            }
+        }
+    }
+
+    /// Keeps a batch for a while. False when stopped.
+    async fn hold(&self, batch: &Batch, pause: Duration) -> bool {
+        let mut extend = interval(self.durable.ack_wait / 3);
+        let mut pause = pin!(sleep(pause));
+        loop {
+            tokio::select! {
+                () = self.stop.cancelled() => return false,
+                () = &mut pause => return true,
+                _ = extend.tick() => batch.extend().await,
+            }
+        }
+    }
+
+    /// The one event at fault: later, or never.
+    async fn settle_failed(&mut self, batch: &mut Batch, place: usize, failure: Failure) {
+        let event = &batch.events[place];
+        let poison = matches!(failure, Failure::Poison(_));
+        let delay = self.durable.delay(event.delivered);
+        if !poison && event.delivered < self.durable.max_deliver {
+            tracing::warn!(
+                consumer.name = self.durable.name,
+                event.id = %event.envelope.id,
+                event.r#type = event.envelope.event_type,
+                delivered = event.delivered,
+                error = %failure,
+                "an event is tried again later"
+            );
+            return batch.open[place].later(delay).await;
+        }
+        let reason = if poison { "poison" } else { "exhausted" };
+        self.bury_event(batch, place, reason, &failure.to_string()).await;
+    }
+
+    async fn bury_event(&mut self, batch: &mut Batch, place: usize, reason: &str, error: &str) {
+        let event = &batch.events[place];
+        let letter = DeadLetter {
+            consumer: self.durable.name,
+            event_type: &event.envelope.event_type,
+            headers: &event.headers,
+            payload: batch.payloads[place].clone(),
+            reason,
+            error,
+            deliveries: event.delivered,
+            stream: self.durable.stream,
+            sequence: event.stream_sequence,
+        };
+        let delay = self.durable.delay(event.delivered);
+        bury(&letter, &mut batch.open[place], &self.context, &self.metrics, self.config.publish_timeout, delay).await;
+    }
+}
+
+/// Stores a dead letter, and only then acknowledges the original.
+async fn bury(letter: &DeadLetter<'_>, open: &mut Unsettled, context: &Context, metrics: &Metrics, limit: Duration, delay: Duration) {
+    match letter.store(context, limit).await {
+        Ok(()) => {
+            metrics.dead.inc();
+            failpoint::hit("consumer_buried");
+            open.ack().await;
+        }
+        Err(error) => {
+            tracing::error!(consumer.name = letter.consumer, stream.sequence = letter.sequence, %error, "a dead letter could not be stored and comes again");
+            open.later(delay).await;
+        }
+    }
+}
+
+/// Takes what is there, without waiting. Unconstrained: otherwise the runtime's budget would cut every batch at 128.
+async fn take_ready(messages: &mut pull::Stream, taken: &mut Vec<Message>, limit: usize) -> Option<String> {
+    tokio::task::unconstrained(async {
+        while taken.len() < limit {
+            match messages.next().now_or_never() {
+                None => return None,
+                Some(None) => return Some("the subscription ended".to_owned()),
+                Some(Some(Ok(message))) => taken.push(message),
+                Some(Some(Err(error))) => return Some(error.to_string()),
+            }
+        }
+        None
+    })
+    .await
+}

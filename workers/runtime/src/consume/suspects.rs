@@ -1,0 +1,61 @@
+//! Events that may be what ends the process. The server counts deliveries, and a crash counts for everything that was read ahead; only
+//! what was written down before an event was tried alone tells the guilty from those beside it.
+
+use deadpool_postgres::Pool;
+
+use crate::{Config, store};
+
+/// Notes of one consumer. Without a database nothing is noted, and nothing condemned.
+pub(crate) struct Suspects {
+    pool: Option<Pool>,
+    consumer: &'static str,
+    limit: u32,
+}
+
+impl Suspects {
+    /// Connects only when there is something to note.
+    pub(crate) fn new(consumer: &'static str, config: &Config) -> Self {
+        let pool = store::pool(config, &format!("chancery {consumer} suspects")).ok();
+        Self { pool, consumer, limit: u32::try_from(config.crash_limit).unwrap_or(1) }
+    }
+
+    /// Whether an event is to be tried alone: others have answered by then.
+    pub(crate) const fn is_one(&self, delivered: u32) -> bool {
+        delivered > self.limit
+    }
+
+    /// Notes that it is about to be tried alone. False when that was done too often without an answer.
+    pub(crate) async fn may_try(&self, stream_sequence: u64) -> bool {
+        let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
+        let note = "INSERT INTO consumer_suspects AS s (consumer, stream_sequence, tries) VALUES ($1, $2, 1)
+             ON CONFLICT (consumer, stream_sequence) DO UPDATE SET tries = s.tries + 1 RETURNING tries";
+        let tries = async {
+            let Some(pool) = &self.pool else { return Ok(0) };
+            let client = pool.get().await.map_err(|error| error.to_string())?;
+            let row = client.query_one(note, &[&self.consumer, &sequence]).await.map_err(|error| store::describe(&error))?;
+            Ok::<i32, String>(row.get(0))
+        };
+        match tries.await {
+            Ok(tries) => u32::try_from(tries).unwrap_or(0) <= self.limit,
+            Err(error) => {
+                tracing::warn!(consumer.name = self.consumer, %error, "a suspect is tried without a note");
+                true
+            }
+        }
+    }
+
+    /// It got an answer, whichever.
+    pub(crate) async fn clear(&self, stream_sequence: u64) {
+        let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
+        let cleared = async {
+            let Some(pool) = &self.pool else { return Ok(()) };
+            let client = pool.get().await.map_err(|error| error.to_string())?;
+            let statement = "DELETE FROM consumer_suspects WHERE consumer = $1 AND stream_sequence = $2";
+            client.execute(statement, &[&self.consumer, &sequence]).await.map(|_| ()).map_err(|error| store::describe(&error))
+        };
+        if let Err(error) = cleared.await {
+            let error: String = error;
+            tracing::warn!(consumer.name = self.consumer, %error, "a note about a suspect stays");
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! Everything between a message and a function: partitions, batches, store, outbox and the consume loop.
+
+pub mod config;
+pub mod consume;
+pub mod error;
+pub mod failpoint;
+pub mod health;
+pub mod metrics;
+pub mod nats;
+pub mod store;
+pub mod streams;
+pub mod worker;
+
+pub use config::Config;
+pub use error::{Failure, StartError};
+pub use tokio_util::sync::CancellationToken as Stop;

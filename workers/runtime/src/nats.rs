@@ -1,0 +1,127 @@
+//! The connection to NATS.
+
+use std::{
+    sync::{Mutex, PoisonError, atomic::Ordering},
+    time::{Duration, Instant},
+};
+
+use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use rand::Rng;
+use tokio::sync::watch;
+
+use crate::{Config, error::StartError};
+
+/// The server's last refusal. It comes beside the request it belongs to, which only sees a timeout.
+static REFUSAL: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+
+/// What the server refused since then, if anything: the reason behind a timeout.
+pub fn refusal_since(since: Instant) -> Option<String> {
+    let refusal = REFUSAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
+    refusal.filter(|(at, _)| *at >= since).map(|(_, text)| text)
+}
+
+/// How often a [`Life`] looks at the count of connections: the event that ends it can be dropped in a flood of others.
+const LOOK: Duration = Duration::from_secs(2);
+
+/// A connection that makes itself again when it breaks.
+#[derive(Debug, Clone)]
+pub struct Connection {
+    /// The client.
+    pub client: Client,
+    breaks: watch::Receiver<u64>,
+}
+
+impl Connection {
+    /// The present life of the connection. To be taken before the first message is asked for.
+    pub fn life(&self) -> Life {
+        let mut breaks = self.breaks.clone();
+        breaks.mark_unchanged();
+        Life { connects: self.connects(), connection: self.clone(), breaks }
+    }
+
+    fn connects(&self) -> u64 {
+        self.client.statistics().connects.load(Ordering::Relaxed)
+    }
+}
+
+/// A connection between two breaks. What the server had sent when it broke is lost; a reader without acknowledgements whose last messages
+/// those were sees no gap and must start again.
+#[derive(Debug)]
+pub struct Life {
+    connection: Connection,
+    connects: u64,
+    breaks: watch::Receiver<u64>,
+}
+
+impl Life {
+    /// Returns once this life has ended. May be dropped and called again.
+    pub async fn over(&mut self) {
+        loop {
+            tokio::select! {
+                _ = self.breaks.changed() => return,
+                () = tokio::time::sleep(LOOK) => {
+                    if self.connection.connects() != self.connects {
+                        return;
+                    }
+                }
+            }
+        }
+    }
+}
+
+/// Connects, and goes on trying in the background when the server is not there yet. `inbox_prefix` gives the role its own replies.
+///
+/// # Errors
+/// An address that cannot be read.
+pub async fn connect(config: &Config, name: &str, inbox_prefix: &str) -> Result<Connection, StartError> {
+    let unusable = |error: &dyn std::fmt::Display| StartError::Nats(error.to_string());
+    let addresses: Vec<ServerAddr> = config
+        .nats_url
+        .expose()
+        .split(',')
+        .map(|part| part.trim().parse())
+        .collect::<Result<_, _>>()
+        .map_err(|error: std::io::Error| unusable(&error))?;
+    let mut options = ConnectOptions::new();
+    // async-nats does not take the credentials of an address by itself.
+    if let Some((user, password)) = addresses.iter().find_map(|address| Some((address.username()?.to_owned(), address.password()?.to_owned()))) {
+        options = options.user_and_password(user, password);
+    }
+    let (broken, breaks) = watch::channel(0);
+    let client = options
+        .name(format!("chancery {name}"))
+        .custom_inbox_prefix(inbox_prefix)
+        .retry_on_initial_connect()
+        .ping_interval(Duration::from_secs(5))
+        .connection_timeout(Duration::from_secs(5))
+        .client_capacity(8_192)
+        .reconnect_delay_callback(|attempts| {
+            let ceiling = 20_u64.saturating_mul(1 << attempts.min(6)).min(1_000);
+            Duration::from_millis(rand::rng().random_range(ceiling / 2..=ceiling))
+        })
+        .event_callback(move |event| {
+            if matches!(event, Event::Disconnected) {
+                broken.send_modify(|count| *count += 1);
+            }
+            said(event)
+        })
+        .connect(addresses)
+        .await
+        .map_err(|error| unusable(&error))?;
+    Ok(Connection { client, breaks })
+}
+
+/// Writes down what the client says beside its answers.
+async fn said(event: Event) {
+    match event {
+        Event::Connected => tracing::info!("connected to NATS"),
+        // A refused permission looks like a timeout to the caller; here it has its name.
+        Event::ServerError(error) => {
+            tracing::error!(%error, "NATS refused something");
+            *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
+        }
+        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+        Event::SlowConsumer(subscription) => tracing::error!(subscription, "NATS dropped messages: slow consumer"),
+        other => tracing::info!(event = %other, "NATS connection"),
+    }
+}

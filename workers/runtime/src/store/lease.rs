@@ -1,0 +1,222 @@
+//! Leases and partitions: who owns what, under which fencing epoch.
+
+use std::time::Duration;
+
+use tokio_postgres::{Client, Error, Row};
+use uuid::Uuid;
+
+/// A partition as its row says.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Partition {
+    /// Which one.
+    pub partition: u16,
+    /// The fencing epoch: counts owners.
+    pub epoch: i64,
+    /// Sequence in COMMANDS of the last decided command.
+    pub cursor: u64,
+    /// The life of COMMANDS the cursor belongs to; empty before the first command.
+    pub commands_incarnation: String,
+    /// The partition's last event.
+    pub sequence: u64,
+    /// The last event known to be in EVENTS.
+    pub mark: Mark,
+    /// The life of EVENTS the mark belongs to.
+    pub events_incarnation: String,
+    /// Owners in a row that ended without handing over.
+    pub crashes: i32,
+}
+
+/// How far EVENTS has what a partition wrote: everything up to `sequence` is stored at or before `stream`.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Mark {
+    /// Partition sequence.
+    pub sequence: u64,
+    /// Sequence in EVENTS.
+    pub stream: u64,
+}
+
+const COLUMNS: &str = "partition, epoch, cursor, commands_incarnation, sequence, mark_sequence, mark_stream, events_incarnation, crashes";
+
+fn partition(row: &Row) -> Partition {
+    let unsigned = |index: usize| u64::try_from(row.get::<_, i64>(index)).unwrap_or_default();
+    Partition {
+        partition: u16::try_from(row.get::<_, i16>(0)).unwrap_or_default(),
+        epoch: row.get(1),
+        cursor: unsigned(2),
+        commands_incarnation: row.get(3),
+        sequence: unsigned(4),
+        mark: Mark { sequence: unsigned(5), stream: unsigned(6) },
+        events_incarnation: row.get(7),
+        crashes: row.get(8),
+    }
+}
+
+/// The name of a worker's sessions: a successor finds and ends those of a frozen owner by it.
+pub fn session_name(worker: Uuid) -> String {
+    format!("chancery worker {worker}")
+}
+
+/// Makes sure there is a row for each partition.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn ensure_partitions(client: &Client, partitions: u16) -> Result<u64, Error> {
+    let last = i32::from(partitions) - 1;
+    client.execute("INSERT INTO partitions (partition) SELECT generate_series(0, $1::int)::smallint ON CONFLICT DO NOTHING", &[&last]).await
+}
+
+/// Renews the lease, also one that has run out: as long as nobody took the partitions they are still ours. Returns the live workers.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn renew(client: &Client, worker: Uuid, name: &str, lease: Duration) -> Result<usize, Error> {
+    let lease = lease.as_secs_f64();
+    client
+        .execute(
+            "INSERT INTO workers (id, name, lease_until) VALUES ($1, $2, now() + make_interval(secs => $3))
+             ON CONFLICT (id) DO UPDATE SET lease_until = excluded.lease_until",
+            &[&worker, &name, &lease],
+        )
+        .await?;
+    let row = client.query_one("SELECT count(*) FROM workers WHERE lease_until > now()", &[]).await?;
+    Ok(usize::try_from(row.get::<_, i64>(0)).unwrap_or(1).max(1))
+}
+
+/// Ends the sessions of workers whose lease has run out while they still own partitions: a frozen process would otherwise hold its
+/// row locks for ever. To a living one it is a reconnect.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn end_frozen_sessions(client: &Client, worker: Uuid) -> Result<u64, Error> {
+    client
+        .execute(
+            "SELECT pg_terminate_backend(a.pid) FROM workers w JOIN pg_stat_activity a ON a.application_name = 'chancery worker ' || w.id
+             WHERE w.lease_until < now() AND w.id <> $1 AND EXISTS (SELECT FROM partitions p WHERE p.owner = w.id)",
+            &[&worker],
+        )
+        .await
+}
+
+/// Takes up to `limit` partitions nobody owns, and, with `expired`, those whose owner's lease has run out. Every taking raises the epoch:
+/// from then on the old owner's transactions find no row to update.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn take(client: &Client, worker: Uuid, limit: usize, expired: bool, except: &[i16]) -> Result<Vec<Partition>, Error> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let statement = format!(
+        "WITH candidate AS (
+             SELECT p.partition FROM partitions p LEFT JOIN workers w ON w.id = p.owner
+             WHERE (p.owner IS NULL OR ($3 AND (w.id IS NULL OR w.lease_until < now()))) AND p.partition <> ALL ($4)
+             ORDER BY p.partition LIMIT $2 FOR UPDATE OF p SKIP LOCKED)
+         UPDATE partitions p SET
+             crashes = CASE WHEN p.owner IS NULL THEN 0 WHEN p.crash_at > now() - interval '60 s' THEN p.crashes + 1 ELSE 1 END,
+             crash_at = CASE WHEN p.owner IS NULL THEN p.crash_at ELSE now() END,
+             owner = $1, epoch = p.epoch + 1
+         FROM candidate c WHERE p.partition = c.partition RETURNING {}",
+        COLUMNS.split(", ").map(|column| format!("p.{column}")).collect::<Vec<_>>().join(", ")
+    );
+    Ok(client.query(&statement, &[&worker, &limit, &expired, &except]).await?.iter().map(partition).collect())
+}
+
+/// The partitions a worker owns now.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn owned(client: &Client, worker: Uuid) -> Result<Vec<Partition>, Error> {
+    let statement = format!("SELECT {COLUMNS} FROM partitions WHERE owner = $1");
+    Ok(client.query(&statement, &[&worker]).await?.iter().map(partition).collect())
+}
+
+/// Hands partitions over at once, with their marks, if they are still ours.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn release(client: &Client, worker: Uuid, partitions: &[(u16, Mark)], events_incarnation: &str) -> Result<u64, Error> {
+    let rows = MarkRows::from(partitions);
+    client
+        .execute(
+            "UPDATE partitions p SET owner = NULL, mark_sequence = greatest(p.mark_sequence, u.sequence),
+                 mark_stream = CASE WHEN u.sequence >= p.mark_sequence THEN u.stream ELSE p.mark_stream END, events_incarnation = $5
+             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (partition, sequence, stream)
+             WHERE p.partition = u.partition AND p.owner = $1",
+            &[&worker, &rows.partitions, &rows.sequences, &rows.streams, &events_incarnation],
+        )
+        .await
+}
+
+/// Writes marks outside a batch, so that a quiet partition's mark is not far behind.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn write_marks(client: &Client, worker: Uuid, partitions: &[(u16, Mark)], events_incarnation: &str) -> Result<u64, Error> {
+    let rows = MarkRows::from(partitions);
+    client
+        .execute(
+            "UPDATE partitions p SET mark_sequence = u.sequence, mark_stream = u.stream, events_incarnation = $5
+             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (partition, sequence, stream)
+             WHERE p.partition = u.partition AND p.owner = $1 AND p.mark_sequence <= u.sequence",
+            &[&worker, &rows.partitions, &rows.sequences, &rows.streams, &events_incarnation],
+        )
+        .await
+}
+
+struct MarkRows {
+    partitions: Vec<i16>,
+    sequences: Vec<i64>,
+    streams: Vec<i64>,
+}
+
+impl From<&[(u16, Mark)]> for MarkRows {
+    fn from(marks: &[(u16, Mark)]) -> Self {
+        Self {
+            partitions: marks.iter().map(|(partition, _)| *partition as i16).collect(),
+            sequences: marks.iter().map(|(_, mark)| mark.sequence as i64).collect(),
+            streams: marks.iter().map(|(_, mark)| mark.stream as i64).collect(),
+        }
+    }
+}
+
+/// Ends a worker's lease and forgets workers that have been silent for an hour and own nothing.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn leave(client: &Client, worker: Uuid) -> Result<(), Error> {
+    client
+        .execute(
+            "DELETE FROM workers w WHERE (w.id = $1 OR w.lease_until < now() - interval '1 hour')
+             AND NOT EXISTS (SELECT FROM partitions p WHERE p.owner = w.id)",
+            &[&worker],
+        )
+        .await
+        .map(|_| ())
+}
+
+/// Starts over in a new life of COMMANDS: the inbox makes reading again harmless. Returns whether the partition is still ours.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn restart_cursor(client: &Client, worker: Uuid, partition: u16, epoch: i64, incarnation: &str) -> Result<bool, Error> {
+    let changed = client
+        .execute(
+            "UPDATE partitions SET cursor = 0, commands_incarnation = $4 WHERE partition = $1 AND epoch = $2 AND owner = $3",
+            &[&(partition as i16), &epoch, &worker, &incarnation],
+        )
+        .await?;
+    Ok(changed == 1)
+}
+
+/// Notes that a command is about to be tried alone, before it is. Returns how often it was tried, or nothing if the partition is lost.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn note_try(client: &Client, worker: Uuid, partition: u16, epoch: i64, sequence: u64) -> Result<Option<i32>, Error> {
+    let row = client
+        .query_opt(
+            "UPDATE partitions SET tries = CASE WHEN trying = $4 THEN tries + 1 ELSE 1 END, trying = $4
+             WHERE partition = $1 AND epoch = $2 AND owner = $3 RETURNING tries",
+            &[&(partition as i16), &epoch, &worker, &(sequence as i64)],
+        )
+        .await?;
+    Ok(row.map(|row| row.get(0)))
+}

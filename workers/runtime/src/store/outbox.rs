@@ -1,0 +1,80 @@
+//! What the publishing lane reads: marks, and events not yet known to be in EVENTS.
+
+use std::collections::BTreeSet;
+
+use subjects::{Kind, TenantId};
+use tokio_postgres::{Client, Error};
+use uuid::Uuid;
+
+use super::{commit::EventRow, lease::Mark};
+
+/// A partition we own, as far as the lane is concerned.
+#[derive(Debug, Clone)]
+pub struct OwnedPartition {
+    /// Which one.
+    pub partition: u16,
+    /// The fencing epoch.
+    pub epoch: i64,
+    /// Its last event.
+    pub sequence: u64,
+    /// How far EVENTS is known to be.
+    pub mark: Mark,
+    /// The life of EVENTS the mark belongs to.
+    pub events_incarnation: String,
+}
+
+/// Those of the partitions that are ours, with their marks.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn owned_marks(client: &Client, worker: Uuid, partitions: &BTreeSet<u16>) -> Result<Vec<OwnedPartition>, Error> {
+    let wanted: Vec<i16> = partitions.iter().map(|partition| *partition as i16).collect();
+    let rows = client
+        .query(
+            "SELECT partition, epoch, sequence, mark_sequence, mark_stream, events_incarnation FROM partitions
+             WHERE owner = $1 AND partition = ANY ($2) ORDER BY partition",
+            &[&worker, &wanted],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| OwnedPartition {
+            partition: row.get::<_, i16>(0) as u16,
+            epoch: row.get(1),
+            sequence: row.get::<_, i64>(2) as u64,
+            mark: Mark { sequence: row.get::<_, i64>(3) as u64, stream: row.get::<_, i64>(4) as u64 },
+            events_incarnation: row.get(5),
+        })
+        .collect())
+}
+
+/// Committed events after a partition sequence, in order.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn unpublished(client: &Client, partition: u16, after: u64, limit: i64) -> Result<Vec<EventRow>, Error> {
+    let rows = client
+        .query(
+            "SELECT partition_sequence, tenant_id, sequence, id, type, kind, aggregate_id, command_id, occurred_at, meta::text, body::text
+             FROM events WHERE partition = $1 AND partition_sequence > $2 ORDER BY partition_sequence LIMIT $3",
+            &[&(partition as i16), &(after as i64), &limit],
+        )
+        .await?;
+    Ok(rows
+        .iter()
+        .map(|row| EventRow {
+            partition,
+            partition_sequence: row.get::<_, i64>(0) as u64,
+            tenant: TenantId::new(row.get(1)),
+            sequence: row.get::<_, i64>(2) as u64,
+            id: row.get(3),
+            event_type: row.get(4),
+            kind: row.get::<_, &str>(5).parse::<Kind>().map_or("unknown", Kind::name),
+            aggregate_id: row.get(6),
+            command: row.get(7),
+            occurred_at: row.get(8),
+            meta: row.get(9),
+            body: row.get(10),
+        })
+        .collect())
+}

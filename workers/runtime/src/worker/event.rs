@@ -1,0 +1,102 @@
+//! From a decided event to the row and message it becomes.
+
+use std::collections::BTreeMap;
+
+use aggregates::{Emitted, Event};
+use serde::Serialize;
+use subjects::{Actor, CommandMessage, EventId, Kind, SOURCE, TenantId, VERSION, header, timestamp};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::store::commit::EventRow;
+
+/// The body, written straight from the typed event.
+#[derive(Serialize)]
+#[serde(rename_all = "camelCase")]
+struct Outgoing<'a> {
+    id: EventId,
+    #[serde(flatten)]
+    event: &'a Event,
+    timestamp: String,
+    version: &'static str,
+    source: &'static str,
+    tenant_id: TenantId,
+    user_id: Option<Actor>,
+    aggregate: Kind,
+    aggregate_id: String,
+    aggregate_version: u64,
+    sequence: u64,
+    correlation_id: &'a str,
+    causation_id: subjects::CommandId,
+}
+
+/// Where an event stands.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) partition: u16,
+    pub(crate) partition_sequence: u64,
+    pub(crate) sequence: u64,
+    pub(crate) aggregate_version: u64,
+    pub(crate) at: OffsetDateTime,
+}
+
+/// Makes the row of an event. The id is new, sorts by time, and stays with the event for ever.
+pub(crate) fn row(emitted: &Emitted, message: &CommandMessage, place: Place, meta: Option<String>) -> serde_json::Result<EventRow> {
+    let kind = emitted.event.kind();
+    let id = EventId::new(Uuid::now_v7());
+    let body = serde_json::to_string(&Outgoing {
+        id,
+        event: &emitted.event,
+        timestamp: timestamp::format(place.at),
+        version: VERSION,
+        source: SOURCE,
+        tenant_id: message.tenant_id,
+        user_id: (message.actor != Actor::System).then_some(message.actor),
+        aggregate: kind,
+        aggregate_id: kind.id(emitted.id),
+        aggregate_version: place.aggregate_version,
+        sequence: place.sequence,
+        correlation_id: &message.correlation_id,
+        causation_id: message.id,
+    })?;
+    Ok(EventRow {
+        partition: place.partition,
+        partition_sequence: place.partition_sequence,
+        tenant: message.tenant_id,
+        sequence: place.sequence,
+        id: id.uuid(),
+        event_type: emitted.event.event_type().to_owned(),
+        kind: kind.name(),
+        aggregate_id: emitted.id,
+        command: message.id.uuid(),
+        occurred_at: place.at,
+        meta,
+        body,
+    })
+}
+
+/// Further headers of a command's events, as stored with them: trace context, and where the request came from.
+pub(crate) fn meta(message: &CommandMessage, headers: &async_nats::HeaderMap) -> Option<String> {
+    let mut meta = BTreeMap::new();
+    for name in [header::TRACEPARENT, header::TRACESTATE] {
+        if let Some(value) = headers.get(name) {
+            meta.insert(name, value.as_str());
+        }
+    }
+    // A header value must stay on one line; what came from outside is cut to what can be sent.
+    let clean = |text: &String| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
+    let address = message.ip_address.as_ref().map(clean);
+    let agent = message.user_agent.as_ref().map(clean);
+    if let Some(address) = &address {
+        meta.insert(header::IP, address);
+    }
+    if let Some(agent) = &agent {
+        meta.insert(header::USER_AGENT, agent);
+    }
+    if meta.is_empty() { None } else { serde_json::to_string(&meta).ok() }
+}
+
+/// Reads what [`meta`] wrote.
+pub(crate) fn meta_headers(meta: &str) -> Vec<(String, String)> {
+    serde_json::from_str::<BTreeMap<String, String>>(meta).map(|map| map.into_iter().collect()).unwrap_or_default()
+}

@@ -1,0 +1,321 @@
+//! Carries a batch through: load, decide, write, and tell; and what happens when one of these fails.
+
+use std::{
+    collections::{BTreeMap, HashMap, HashSet},
+    sync::LazyLock,
+    time::Duration,
+};
+
+use aggregates::{Key, Settings};
+use bytes::Bytes;
+use subjects::CommandId;
+use time::OffsetDateTime;
+use tokio_postgres::Client;
+use uuid::Uuid;
+
+use super::{
+    Worker,
+    backoff::Backoff,
+    batch::{Batch, Decider, Item, Known, Position},
+    outbox::Job,
+};
+use crate::{
+    Config, failpoint, metrics,
+    store::{
+        self,
+        commit::{self, CommitError},
+        lease::{self, Mark},
+        load::{self, LoadError, Wanted},
+    },
+};
+
+/// The planner must not be talked into scanning a table that has no statistics yet.
+const SESSION: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
+
+/// What the worker counts.
+pub(crate) struct Metrics {
+    pub(crate) decided: metrics::Counter,
+    pub(crate) batches: metrics::Histogram,
+    pub(crate) partitions: metrics::Gauge,
+    pub(crate) repeated: metrics::Counter,
+}
+
+pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
+    decided: metrics::counter("chancery_commands_decided_total", "Commands with an outcome"),
+    batches: metrics::histogram("chancery_batch_commands", "Commands in a batch", vec![1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0]),
+    partitions: metrics::gauge("chancery_partitions_owned", "Partitions owned"),
+    repeated: metrics::counter("chancery_batches_repeated_total", "Batches that were rolled back and decided again"),
+});
+
+struct Session {
+    client: Client,
+    load: load::Statements,
+    commit: commit::Statements,
+}
+
+/// The one connection that decides, and what is known between batches.
+pub(crate) struct Engine {
+    config: Config,
+    worker: Uuid,
+    session: Option<Session>,
+    pub(crate) known: Known,
+}
+
+/// Why a batch has to be run again, or taken apart.
+#[derive(Debug)]
+pub(crate) enum Trouble {
+    /// Somebody else owns a partition, or our cursor is not the table's.
+    Ownership,
+    /// Something changed meanwhile.
+    Conflict,
+    /// Some command's data is refused.
+    Data(String),
+    /// Worth another try after a while.
+    Transient(String),
+}
+
+impl Engine {
+    pub(crate) fn new(config: Config, worker: Uuid, settings: Settings) -> Self {
+        let mut known = Known::default();
+        known.world.settings = settings;
+        Self { config, worker, session: None, known }
+    }
+
+    async fn session(&mut self) -> Result<&Session, String> {
+        if self.session.as_ref().is_none_or(|session| session.client.is_closed()) {
+            self.session = None;
+            let client = store::connect(&self.config, &lease::session_name(self.worker), SESSION).await?;
+            let text = |error: tokio_postgres::Error| store::describe(&error);
+            let load = load::Statements::prepare(&client).await.map_err(text)?;
+            let commit = commit::Statements::prepare(&client).await.map_err(text)?;
+            self.session = Some(Session { client, load, commit });
+        }
+        self.session.as_ref().ok_or_else(|| "no connection".to_owned())
+    }
+
+    /// Loads, decides and writes one batch.
+    async fn run(&mut self, items: &[Item], positions: BTreeMap<u16, Position>) -> Result<(Batch, usize), Trouble> {
+        self.session().await.map_err(Trouble::Transient)?;
+        let Some(session) = self.session.as_ref() else { return Err(Trouble::Transient("no connection".into())) };
+        let now = OffsetDateTime::now_utc();
+        let known = &mut self.known;
+        known.trim(self.config.state_cache);
+        let outcomes = match load_all(session, known, items, now).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => {
+                known.forget();
+                return Err(match error {
+                    LoadError::Database(error) => Trouble::Transient(store::describe(&error)),
+                    error @ LoadError::State(..) => Trouble::Data(error.to_string()),
+                });
+            }
+        };
+        failpoint::hit("loaded");
+        let (batch, count) = match Decider::new(known, outcomes, positions, now).run(items, self.config.partitions) {
+            Ok(batch) => batch,
+            Err(error) => {
+                known.forget();
+                return Err(Trouble::Data(error.to_string()));
+            }
+        };
+        failpoint::hit("decided");
+        match commit::commit(&session.client, &session.commit, self.worker, &batch.writes).await {
+            Ok(()) => Ok((batch, count)),
+            Err(error) => {
+                METRICS.repeated.inc();
+                // Nothing of this batch may be remembered: it is read again from committed state.
+                known.forget();
+                Err(match error {
+                    CommitError::Fenced => Trouble::Ownership,
+                    CommitError::Conflict => Trouble::Conflict,
+                    CommitError::Data(error) => Trouble::Data(store::describe(&error)),
+                    // Whether it was written shows in the cursors; they are compared before anything is repeated.
+                    CommitError::Unknown(error) => {
+                        tracing::warn!(error = %store::describe(&error), "no answer to COMMIT: reading the rows again");
+                        self.session = None;
+                        Trouble::Ownership
+                    }
+                    CommitError::Transient(error) => {
+                        self.session = None;
+                        Trouble::Transient(store::describe(&error))
+                    }
+                })
+            }
+        }
+    }
+
+    pub(crate) async fn owned(&mut self) -> Result<Vec<lease::Partition>, String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::owned(&session.client, worker).await.map_err(|error| store::describe(&error))
+    }
+
+    pub(crate) async fn write_marks(&mut self, marks: &[(u16, Mark)], incarnation: &str) -> Result<u64, String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::write_marks(&session.client, worker, marks, incarnation).await.map_err(|error| store::describe(&error))
+    }
+
+    pub(crate) async fn release(&mut self, marks: &[(u16, Mark)], incarnation: &str) -> Result<u64, String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::release(&session.client, worker, marks, incarnation).await.map_err(|error| store::describe(&error))
+    }
+
+    pub(crate) async fn leave(&mut self) -> Result<(), String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::leave(&session.client, worker).await.map_err(|error| store::describe(&error))
+    }
+
+    pub(crate) async fn restart_cursor(&mut self, partition: u16, epoch: i64, incarnation: &str) -> Result<bool, String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::restart_cursor(&session.client, worker, partition, epoch, incarnation).await.map_err(|error| store::describe(&error))
+    }
+
+    async fn note_try(&mut self, partition: u16, epoch: i64, sequence: u64) -> Result<Option<i32>, String> {
+        let worker = self.worker;
+        let session = self.session().await?;
+        lease::note_try(&session.client, worker, partition, epoch, sequence).await.map_err(|error| store::describe(&error))
+    }
+}
+
+/// Loads what the commands need; where a claim leads to a further state, in a second round trip.
+async fn load_all(session: &Session, known: &mut Known, items: &[Item], now: OffsetDateTime) -> Result<HashMap<CommandId, String>, LoadError> {
+    let (wanted, following) = known.wanted(items, now);
+    let outcomes = load::load(&session.client, &session.load, &wanted, &mut known.world, &mut known.heads).await?;
+    let states: HashSet<Key> = following.iter().flat_map(|needs| needs.behind_claims(&known.world).collect::<Vec<_>>()).collect();
+    if !states.is_empty() {
+        let behind = Wanted { states, ..Wanted::default() };
+        load::load(&session.client, &session.load, &behind, &mut known.world, &mut known.heads).await?;
+    }
+    Ok(outcomes)
+}
+
+impl Worker {
+    /// Carries a batch through, whatever it takes: only commands of lost partitions are left to their new owner.
+    pub(crate) async fn process(&mut self, items: Vec<Item>) {
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
+        // Halves of a batch that was refused for its data, first ones last.
+        let mut waiting = vec![items];
+        while let Some(mut items) = waiting.pop() {
+            items.retain(|item| self.owned.get(&item.partition).is_some_and(|owned| owned.cursor < item.incoming.sequence));
+            if items.is_empty() {
+                continue;
+            }
+            match self.engine.run(&items, self.positions()).await {
+                Ok((batch, count)) => {
+                    backoff.reset();
+                    self.written(batch, count).await;
+                    if count < items.len() {
+                        waiting.push(items.split_off(count));
+                    }
+                    continue;
+                }
+                Err(Trouble::Ownership) => self.compare_ownership().await,
+                Err(Trouble::Conflict) => {
+                    tracing::debug!("decided again: something was changed by somebody else");
+                    backoff.wait().await;
+                }
+                Err(Trouble::Data(error)) if items.len() == 1 => {
+                    // Alone and still refused: it costs this command its outcome, and nobody else anything.
+                    if items[0].condemned.replace(error.clone()).is_some() {
+                        tracing::error!(error, "a condemned command cannot be written off yet");
+                        backoff.wait().await;
+                    }
+                }
+                Err(Trouble::Data(error)) => {
+                    tracing::warn!(error, commands = items.len(), "a batch is refused for its data: taking it apart");
+                    let second = items.split_off(items.len() / 2);
+                    waiting.push(second);
+                    waiting.push(items);
+                    continue;
+                }
+                Err(Trouble::Transient(error)) => {
+                    tracing::warn!(error, "a batch could not be written: trying again");
+                    backoff.wait().await;
+                }
+            }
+            waiting.push(items);
+        }
+    }
+
+    /// After the commit: positions move, the gateways are told, the events go to the lane.
+    async fn written(&mut self, batch: Batch, commands: usize) {
+        METRICS.decided.inc_by(commands as u64);
+        METRICS.batches.observe(commands as f64);
+        for step in &batch.writes.steps {
+            if let Some(owned) = self.owned.get_mut(&step.partition) {
+                owned.cursor = step.cursor;
+                owned.sequence = step.sequence;
+            }
+        }
+        failpoint::hit("committed");
+        for (inbox, outcomes) in batch.replies {
+            let body = Bytes::from(format!("[{}]", outcomes.join(",")));
+            // Best effort: the table is the truth, and a gateway that hears nothing reads it.
+            if let Err(error) = self.connection.client.publish(inbox, body).await {
+                tracing::debug!(%error, "outcomes not sent");
+            }
+        }
+        if !batch.writes.events.is_empty() {
+            self.tell_lane(Job::Publish(batch.writes.events)).await;
+        }
+        failpoint::hit("handed_to_lane");
+    }
+
+    /// Reads the rows again: drops what has another owner, and adopts cursors that moved by a COMMIT whose answer was lost.
+    async fn compare_ownership(&mut self) {
+        let rows = match self.engine.owned().await {
+            Ok(rows) => rows,
+            Err(error) => {
+                tracing::warn!(error, "cannot compare ownership yet");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                return;
+            }
+        };
+        let lost: Vec<u16> = self
+            .owned
+            .iter()
+            .filter(|(id, owned)| !rows.iter().any(|row| row.partition == **id && row.epoch == owned.epoch))
+            .map(|(id, _)| *id)
+            .collect();
+        self.drop_lost(&lost).await;
+        let mut moved = Vec::new();
+        for row in rows {
+            let Some(owned) = self.owned.get_mut(&row.partition) else { continue };
+            if owned.cursor != row.cursor || owned.sequence != row.sequence {
+                owned.cursor = row.cursor;
+                owned.sequence = row.sequence;
+                moved.push((row.partition, row.epoch));
+            }
+        }
+        if !moved.is_empty() {
+            // The events of that commit were never given to the lane: it finds them in the table.
+            self.tell_lane(Job::Take { partitions: moved }).await;
+        }
+    }
+
+    /// Tries one command alone, after noting that it is tried: a command that kills the process is found by counting.
+    pub(crate) async fn try_alone(&mut self, mut item: Item) {
+        let Some(epoch) = self.owned.get(&item.partition).map(|owned| owned.epoch) else { return };
+        let mut backoff = Backoff::new(Duration::from_millis(10), Duration::from_secs(2));
+        let tries = loop {
+            match self.engine.note_try(item.partition, epoch, item.incoming.sequence).await {
+                Ok(Some(tries)) => break tries,
+                Ok(None) => return self.compare_ownership().await,
+                Err(error) => {
+                    tracing::warn!(error, "cannot note a try");
+                    backoff.wait().await;
+                }
+            }
+        };
+        if tries >= self.config.crash_limit {
+            item.condemned = Some(format!("the process ended {tries} times while it was decided"));
+        } else {
+            failpoint::hit("trying");
+        }
+        self.process(vec![item]).await;
+    }
+}
