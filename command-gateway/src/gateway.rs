@@ -1,0 +1,104 @@
+//! What every handler shares.
+
+use std::{ops::Deref, sync::Arc};
+
+use runtime::{Config, config::Secret};
+use tokio::sync::Semaphore;
+
+use crate::{
+    access::Standings,
+    auth::Tokens,
+    health::Health,
+    limits::Limits,
+    link::Keyed,
+    metrics::Metrics,
+    store::Store,
+    submit::{Commands, Waiting},
+    telemetry::Telemetry,
+};
+
+/// Why the gateway cannot start.
+#[derive(Debug, thiserror::Error)]
+pub(crate) enum StartError {
+    /// A setting it cannot do without is missing.
+    #[error("{0} is not set")]
+    Missing(&'static str),
+    /// A setting cannot be used. The text never holds a secret.
+    #[error("{0} cannot be used: {1}")]
+    Unusable(&'static str, String),
+}
+
+/// Everything the handlers share. Cheap to clone.
+#[derive(Clone)]
+pub(crate) struct Gateway(Arc<Parts>);
+
+/// The shared parts.
+pub(crate) struct Parts {
+    /// The settings.
+    pub(crate) config: Config,
+    /// Reads and mints access tokens.
+    pub(crate) tokens: Tokens,
+    /// What members may.
+    pub(crate) standings: Standings,
+    /// The database.
+    pub(crate) store: Store,
+    /// Sends commands.
+    pub(crate) commands: Commands,
+    /// Who waits for outcomes.
+    pub(crate) waiting: Arc<Waiting>,
+    /// Derives the tokens of mailed links.
+    pub(crate) links: Keyed,
+    /// How often who may ask.
+    pub(crate) limits: Limits,
+    /// Requests that may be worked on at once.
+    pub(crate) in_flight: Semaphore,
+    /// What is counted.
+    pub(crate) metrics: Metrics,
+    /// How the parts are.
+    pub(crate) health: Health,
+    /// Whether requests get spans.
+    pub(crate) telemetry: Telemetry,
+}
+
+impl Deref for Gateway {
+    type Target = Parts;
+
+    fn deref(&self) -> &Parts {
+        &self.0
+    }
+}
+
+impl Gateway {
+    /// Builds the shared parts around a connection to NATS.
+    ///
+    /// # Errors
+    /// A setting that is missing or cannot be used.
+    pub(crate) fn new(config: Config, client: async_nats::Client, stop: runtime::Stop) -> Result<Self, StartError> {
+        fn needed<'a>(secret: &'a Option<Secret>, name: &'static str) -> Result<&'a Secret, StartError> {
+            secret.as_ref().ok_or(StartError::Missing(name))
+        }
+        let keyed =
+            |secret: &Option<Secret>, name| Keyed::new(needed(secret, name)?.expose()).map_err(|error| StartError::Unusable(name, error.to_string()));
+        let public = needed(&config.token_public_key, "CHANCERY_TOKEN_PUBLIC_KEY")?;
+        let tokens = Tokens::new(public, config.token_private_key.as_ref())
+            .map_err(|error| StartError::Unusable("CHANCERY_TOKEN_PUBLIC_KEY or CHANCERY_TOKEN_PRIVATE_KEY", error.to_string()))?;
+        let links = keyed(&config.link_key, "CHANCERY_LINK_KEY")?;
+        let fingerprints = keyed(&config.fingerprint_key, "CHANCERY_FINGERPRINT_KEY")?;
+        let store = Store::new(&config).map_err(|error| StartError::Unusable("DATABASE_URL", error.to_string()))?;
+        let waiting = Waiting::new();
+        Ok(Self(Arc::new(Parts {
+            tokens,
+            standings: Standings::new(store.clone()),
+            commands: Commands::new(&config, client, waiting.clone(), fingerprints),
+            store,
+            waiting,
+            links,
+            limits: Limits::new(&config),
+            in_flight: Semaphore::new(config.in_flight),
+            metrics: Metrics::new().map_err(|error| StartError::Unusable("metrics", error.to_string()))?,
+            health: Health::new(stop),
+            telemetry: Telemetry { spans: config.otlp_endpoint.is_some() },
+            config,
+        })))
+    }
+}

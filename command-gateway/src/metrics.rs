@@ -1,0 +1,98 @@
+//! What is counted: requests by route template and status. No tenant, no principal.
+
+use std::time::Duration;
+
+use prometheus::{
+    Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, TextEncoder,
+    core::{AtomicU64, GenericCounter},
+};
+
+use crate::policy::Policy;
+
+/// Upper bounds of the latency histogram, in seconds.
+const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// The gateway's own metrics, in the process's registry.
+#[derive(Clone)]
+pub(crate) struct Metrics {
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    /// Requests being worked on.
+    pub(crate) in_flight: IntGauge,
+    /// Connections that are open.
+    pub(crate) connections: IntGauge,
+}
+
+impl Metrics {
+    /// Registers them with the process, once.
+    ///
+    /// # Errors
+    /// The process has others of the same name.
+    pub(crate) fn new() -> prometheus::Result<Self> {
+        let metrics = Self {
+            requests: IntCounterVec::new(Opts::new("chancery_http_requests_total", "Requests answered."), &["method", "route", "status"])?,
+            latency: HistogramVec::new(
+                HistogramOpts::new("chancery_http_request_duration_seconds", "Time to the answer.").buckets(BUCKETS.to_vec()),
+                &["method", "route"],
+            )?,
+            in_flight: IntGauge::new("chancery_http_requests_in_flight", "Requests being worked on.")?,
+            connections: IntGauge::new("chancery_http_connections", "Open connections.")?,
+        };
+        let registry = prometheus::default_registry();
+        for collector in [
+            Box::new(metrics.requests.clone()) as Box<dyn prometheus::core::Collector>,
+            Box::new(metrics.latency.clone()),
+            Box::new(metrics.in_flight.clone()),
+            Box::new(metrics.connections.clone()),
+        ] {
+            match registry.register(collector) {
+                // A second gateway in one process (tests) counts for itself.
+                Ok(()) | Err(prometheus::Error::AlreadyReg) => {}
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(metrics)
+    }
+
+    /// Counts an answer.
+    pub(crate) fn answered(&self, policy: &Policy, status: u16, took: Duration) {
+        let method = policy.method.name();
+        self.counter(method, policy.path, status).inc();
+        self.latency.with_label_values(&[method, policy.path]).observe(took.as_secs_f64());
+    }
+
+    /// Counts an answer to what is no route of ours.
+    pub(crate) fn unmatched(&self, status: u16) {
+        self.counter("other", "unmatched", status).inc();
+    }
+
+    fn counter(&self, method: &str, route: &str, status: u16) -> GenericCounter<AtomicU64> {
+        let mut buffer = [0; 3];
+        let digits = [status / 100 % 10, status / 10 % 10, status % 10];
+        for (place, digit) in buffer.iter_mut().zip(digits) {
+            *place = b'0' + digit as u8;
+        }
+        self.requests.with_label_values(&[method, route, std::str::from_utf8(&buffer).unwrap_or("000")])
+    }
+}
+
+/// Everything the process counts, as Prometheus reads it.
+pub(crate) fn text() -> Result<Vec<u8>, prometheus::Error> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&prometheus::gather(), &mut text)?;
+    Ok(text)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::{Least, Policy};
+
+    #[test]
+    fn answers_are_counted_by_route_and_status() {
+        static POLICY: Policy = Policy::query("/v1/metrics-test/{t}", Least::Caller);
+        let metrics = Metrics::new().unwrap();
+        metrics.answered(&POLICY, 404, Duration::from_millis(3));
+        assert_eq!(metrics.counter("GET", "/v1/metrics-test/{t}", 404).get(), 1);
+    }
+}
