@@ -1,0 +1,47 @@
+//! Keeps one row for every event in a hash chain per tenant. A repeat is harmless: an event whose id is known is dropped first.
+//!
+//! The role may insert and select, nobody may change or remove. [`verify`] names the first broken row.
+
+mod chain;
+mod head;
+mod row;
+mod store;
+mod verify;
+
+use std::time::Duration;
+
+use runtime::{
+    Config, Failure, Stop,
+    consume::{Durable, Event, Order, Start, consume},
+    store::pool,
+};
+use subjects::stream;
+
+pub use head::Head;
+pub use store::record;
+pub use verify::{Broken, Report, VerifyError, verify};
+
+/// Delays before the second, third … try.
+const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let durable = Durable {
+        name: "audit",
+        stream: stream::EVENTS,
+        filters: &[stream::ALL_EVENTS],
+        order: Order::None,
+        start: Start::All,
+        ack_wait: Duration::from_secs(10),
+        max_deliver: 8,
+        max_ack_pending: 1_024,
+        batch: config.consumer_batch,
+        backoff: BACKOFF,
+    };
+    let pool = pool(&config, "chancery audit")?;
+    let handler = async |events: &[Event]| -> Result<(), Failure> { record(&pool, events).await };
+    Ok(consume(durable, &config, stop, handler).await?)
+}

@@ -1,0 +1,189 @@
+//! Writing: known ids dropped first, then numbered and chained per tenant, one insert a batch.
+
+use std::collections::{HashMap, HashSet};
+
+use deadpool_postgres::{Client, Pool};
+use futures_util::future::try_join;
+use rand::Rng;
+use runtime::{
+    Failure,
+    consume::{Event, judge},
+    failpoint,
+};
+use serde_json::Value;
+use tokio_postgres::{Error, error::SqlState};
+use uuid::Uuid;
+
+use crate::{
+    chain::{self, Hash, Seals},
+    row::Content,
+};
+
+/// How often the loser of a race reads the heads again before the loop waits a little.
+const RACES: u32 = 16;
+
+/// Writes the rows of these events, each exactly once however often it is given them.
+///
+/// # Errors
+/// The database is away or busy, or an event holds what cannot be stored.
+pub async fn record(pool: &Pool, events: &[Event]) -> Result<(), Failure> {
+    let client = pool.get().await.map_err(Failure::outage)?;
+    for _ in 0..RACES {
+        match append(&client, events).await {
+            Ok(()) => return Ok(()),
+            // Another writer took the number (or the event) first: what it wrote is read and followed.
+            Err(error) if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::T_R_DEADLOCK_DETECTED)) => {
+                tracing::debug!("another writer was faster");
+            }
+            Err(error) => return Err(judge(&error)),
+        }
+    }
+    Err(Failure::outage("other writers were always faster"))
+}
+
+/// The end of a tenant's chain.
+type Heads = HashMap<Uuid, (i64, Hash)>;
+
+async fn append(client: &Client, events: &[Event]) -> Result<(), Error> {
+    // Both at once: one way to the server and back.
+    let (known, mut heads) = try_join(known(client, events), heads(client, events)).await?;
+    let mut seen = known;
+    let mut rows = Rows::default();
+    for event in events {
+        if seen.insert(event.envelope.id.uuid()) {
+            rows.chain(event, &mut heads);
+        }
+    }
+    failpoint::hit("audit_numbered");
+    if rows.ids.is_empty() { Ok(()) } else { rows.insert(client).await }
+}
+
+async fn known(client: &Client, events: &[Event]) -> Result<HashSet<Uuid>, Error> {
+    let ids: Vec<Uuid> = events.iter().map(|event| event.envelope.id.uuid()).collect();
+    // Row by row by the index, whatever the planner believes of a table without statistics.
+    let statement = client
+        .prepare_cached(
+            "SELECT u.id FROM unnest($1::uuid[]) u (id) CROSS JOIN LATERAL (SELECT FROM audit_log WHERE event_id = u.id LIMIT 1 OFFSET 0) a",
+        )
+        .await?;
+    Ok(client.query(&statement, &[&ids]).await?.iter().map(|row| row.get(0)).collect())
+}
+
+async fn heads(client: &Client, events: &[Event]) -> Result<Heads, Error> {
+    let tenants: HashSet<Uuid> = events.iter().map(|event| event.envelope.tenant_id.uuid()).collect();
+    let tenants: Vec<Uuid> = tenants.into_iter().collect();
+    let statement = client
+        .prepare_cached(
+            "SELECT t.id, head.n, head.hash FROM unnest($1::uuid[]) t (id)
+             CROSS JOIN LATERAL (SELECT n, hash FROM audit_log WHERE tenant_id = t.id ORDER BY n DESC LIMIT 1) head",
+        )
+        .await?;
+    let rows = client.query(&statement, &[&tenants]).await?;
+    // The table checks the length of a hash.
+    Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get::<_, &[u8]>(2).try_into().unwrap_or(chain::START)))).collect())
+}
+
+/// The columns of the rows to insert.
+#[derive(Default)]
+struct Rows {
+    ids: Vec<Uuid>,
+    numbers: Vec<i64>,
+    tenants: Vec<Uuid>,
+    sequences: Vec<i64>,
+    actions: Vec<String>,
+    entity_types: Vec<String>,
+    entity_ids: Vec<String>,
+    performed_by: Vec<String>,
+    occurred_at: Vec<time::OffsetDateTime>,
+    event_ids: Vec<Uuid>,
+    command_ids: Vec<Option<Uuid>>,
+    correlation_ids: Vec<String>,
+    ip_addresses: Vec<Option<String>>,
+    user_agents: Vec<Option<String>>,
+    before: Vec<Option<String>>,
+    after: Vec<Option<String>>,
+    seals: Vec<String>,
+    salts: Vec<Option<Vec<u8>>>,
+    hashes: Vec<Vec<u8>>,
+}
+
+impl Rows {
+    /// Adds an event at the end of its tenant's chain.
+    fn chain(&mut self, event: &Event, heads: &mut Heads) {
+        let mut content = Content::of(event);
+        let (n, previous) = heads.get(&content.tenant.uuid()).copied().unwrap_or((0, chain::START));
+        content.n = n + 1;
+        let pointers = content.personal(&event.envelope.event_type);
+        let salt: Option<[u8; 32]> = (!pointers.is_empty()).then(|| rand::rng().random());
+        let seals = salt.map_or_else(Seals::new, |salt| chain::seal(&content, &pointers, &salt));
+        let hash = chain::hash(&previous, &content, &seals);
+        heads.insert(content.tenant.uuid(), (content.n, hash));
+        self.push(content, &seals, salt, hash);
+    }
+
+    fn push(&mut self, content: Content, seals: &Seals, salt: Option<[u8; 32]>, hash: Hash) {
+        let text = |value: Option<Value>| value.map(|value| value.to_string());
+        self.ids.push(content.id);
+        self.numbers.push(content.n);
+        self.tenants.push(content.tenant.uuid());
+        self.sequences.push(content.sequence);
+        self.actions.push(content.action);
+        self.entity_types.push(content.entity_type);
+        self.entity_ids.push(content.entity_id);
+        self.performed_by.push(content.performed_by);
+        self.occurred_at.push(content.occurred_at);
+        self.event_ids.push(content.event_id);
+        self.command_ids.push(content.command_id);
+        self.correlation_ids.push(content.correlation_id);
+        self.ip_addresses.push(content.ip_address);
+        self.user_agents.push(content.user_agent);
+        self.before.push(text(content.before));
+        self.after.push(text(content.after));
+        self.seals.push(serde_json::json!(seals).to_string());
+        self.salts.push(salt.map(Vec::from));
+        self.hashes.push(Vec::from(hash));
+    }
+
+    async fn insert(self, client: &Client) -> Result<(), Error> {
+        let statement = client
+            .prepare_cached(
+                "INSERT INTO audit_log (id, n, tenant_id, sequence, action, entity_type, entity_id, performed_by, occurred_at, event_id,
+                     command_id, correlation_id, ip_address, user_agent, before, after, seals, salt, hash)
+                 SELECT id, n, tenant_id, sequence, action, entity_type, entity_id, performed_by, occurred_at, event_id,
+                     command_id, correlation_id, ip_address, user_agent, before::json, after::json, seals::json, salt, hash
+                 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::bigint[], $5::text[], $6::text[], $7::text[], $8::text[],
+                     $9::timestamptz[], $10::uuid[], $11::uuid[], $12::text[], $13::text[], $14::text[], $15::text[], $16::text[], $17::text[],
+                     $18::bytea[], $19::bytea[])
+                 AS r (id, n, tenant_id, sequence, action, entity_type, entity_id, performed_by, occurred_at, event_id,
+                     command_id, correlation_id, ip_address, user_agent, before, after, seals, salt, hash)",
+            )
+            .await?;
+        client
+            .execute(
+                &statement,
+                &[
+                    &self.ids,
+                    &self.numbers,
+                    &self.tenants,
+                    &self.sequences,
+                    &self.actions,
+                    &self.entity_types,
+                    &self.entity_ids,
+                    &self.performed_by,
+                    &self.occurred_at,
+                    &self.event_ids,
+                    &self.command_ids,
+                    &self.correlation_ids,
+                    &self.ip_addresses,
+                    &self.user_agents,
+                    &self.before,
+                    &self.after,
+                    &self.seals,
+                    &self.salts,
+                    &self.hashes,
+                ],
+            )
+            .await
+            .map(|_| ())
+    }
+}

@@ -1,0 +1,113 @@
+//! Who is where: tenants, people and members as far as mails need them, built from the same events. Each changeable part remembers the
+//! sequence of its event, so that a repeated or late one changes nothing.
+
+use aggregates::{membership, tenant, user};
+use deadpool_postgres::Transaction;
+use runtime::Failure;
+use subjects::{Envelope, Kind};
+use tokio_postgres::types::ToSql;
+
+use crate::{ledger::database, notice::typed};
+
+/// Follows an event.
+pub(crate) async fn follow(transaction: &Transaction<'_>, envelope: &Envelope) -> Result<(), Failure> {
+    let sequence = i64::try_from(envelope.sequence).unwrap_or(i64::MAX);
+    match envelope.aggregate {
+        Kind::Tenant => follow_tenant(transaction, envelope, typed(envelope)?, sequence).await,
+        Kind::User => follow_user(transaction, typed(envelope)?, sequence).await,
+        Kind::Membership => follow_membership(transaction, envelope, typed(envelope)?, sequence).await,
+        Kind::Invitation => Ok(()),
+    }
+}
+
+async fn run(transaction: &Transaction<'_>, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<(), Failure> {
+    let statement = transaction.prepare_cached(statement).await.map_err(database)?;
+    transaction.execute(&statement, parameters).await.map(|_| ()).map_err(database)
+}
+
+async fn follow_tenant(transaction: &Transaction<'_>, envelope: &Envelope, event: tenant::Event, sequence: i64) -> Result<(), Failure> {
+    let tenant = envelope.tenant_id.uuid();
+    match event {
+        tenant::Event::Created { name, .. } => {
+            let statement =
+                "INSERT INTO notifications.tenants AS t (tenant_id, name, name_seq, created_event, created_cause) VALUES ($1, $2, $3, $4, $5)
+                 ON CONFLICT (tenant_id) DO UPDATE SET created_event = excluded.created_event, created_cause = excluded.created_cause,
+                     name = CASE WHEN excluded.name_seq > t.name_seq THEN excluded.name ELSE t.name END,
+                     name_seq = greatest(excluded.name_seq, t.name_seq)";
+            run(transaction, statement, &[&tenant, &name.as_str(), &sequence, &envelope.id.uuid(), &envelope.causation_id]).await
+        }
+        tenant::Event::Updated { changes, .. } => {
+            let Some(name) = changes.name else { return Ok(()) };
+            let statement = "INSERT INTO notifications.tenants AS t (tenant_id, name, name_seq) VALUES ($1, $2, $3)
+                 ON CONFLICT (tenant_id) DO UPDATE SET name = excluded.name, name_seq = excluded.name_seq WHERE excluded.name_seq > t.name_seq";
+            run(transaction, statement, &[&tenant, &name.new.as_str(), &sequence]).await
+        }
+        tenant::Event::Activated { .. } | tenant::Event::Suspended { .. } | tenant::Event::Cancelled { .. } | tenant::Event::PlanUpgraded { .. } => {
+            Ok(())
+        }
+    }
+}
+
+async fn follow_user(transaction: &Transaction<'_>, event: user::Event, sequence: i64) -> Result<(), Failure> {
+    match event {
+        user::Event::Created { user_id, email, full_name, .. } => {
+            let statement = "INSERT INTO notifications.people AS p (user_id, email, full_name, name_seq) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (user_id) DO UPDATE SET email = excluded.email,
+                     full_name = CASE WHEN excluded.name_seq > p.name_seq THEN excluded.full_name ELSE p.full_name END,
+                     name_seq = greatest(excluded.name_seq, p.name_seq) WHERE NOT p.gone";
+            run(transaction, statement, &[&user_id.uuid(), &email.as_str(), &full_name.as_str(), &sequence]).await
+        }
+        user::Event::ProfileUpdated { user_id, changes, .. } => {
+            let Some(name) = changes.full_name else { return Ok(()) };
+            let statement = "INSERT INTO notifications.people AS p (user_id, full_name, name_seq) VALUES ($1, $2, $3)
+                 ON CONFLICT (user_id) DO UPDATE SET full_name = excluded.full_name, name_seq = excluded.name_seq
+                 WHERE excluded.name_seq > p.name_seq AND NOT p.gone";
+            run(transaction, statement, &[&user_id.uuid(), &name.new.as_str(), &sequence]).await
+        }
+        user::Event::Deleted { user_id, .. } => {
+            // The ledger has the address until the last mail has left; here it ends now.
+            let statement = "INSERT INTO notifications.people (user_id, gone) VALUES ($1, true)
+                 ON CONFLICT (user_id) DO UPDATE SET email = NULL, full_name = NULL, gone = true";
+            run(transaction, statement, &[&user_id.uuid()]).await?;
+            run(transaction, "UPDATE notifications.members SET email = NULL WHERE user_id = $1", &[&user_id.uuid()]).await
+        }
+        user::Event::Suspended { .. } | user::Event::Deactivated { .. } | user::Event::Reactivated { .. } => Ok(()),
+    }
+}
+
+async fn follow_membership(transaction: &Transaction<'_>, envelope: &Envelope, event: membership::Event, sequence: i64) -> Result<(), Failure> {
+    let tenant = envelope.tenant_id.uuid();
+    match event {
+        membership::Event::Joined { user_id, email, role_name, .. } => {
+            let statement = "INSERT INTO notifications.members AS m (tenant_id, user_id, email, role, role_seq, active, active_seq, joined_cause)
+                 VALUES ($1, $2, $3, $4, $5, true, $5, $6)
+                 ON CONFLICT (tenant_id, user_id) DO UPDATE SET
+                     role = CASE WHEN excluded.role_seq > m.role_seq THEN excluded.role ELSE m.role END,
+                     role_seq = greatest(excluded.role_seq, m.role_seq),
+                     email = CASE WHEN excluded.active_seq > m.active_seq THEN excluded.email ELSE m.email END,
+                     active = CASE WHEN excluded.active_seq > m.active_seq THEN true ELSE m.active END,
+                     joined_cause = CASE WHEN excluded.active_seq > m.active_seq THEN excluded.joined_cause ELSE m.joined_cause END,
+                     active_seq = greatest(excluded.active_seq, m.active_seq)";
+            let parameters: [&(dyn ToSql + Sync); 6] =
+                [&tenant, &user_id.uuid(), &email.as_str(), &role_name.name(), &sequence, &envelope.causation_id];
+            run(transaction, statement, &parameters).await
+        }
+        membership::Event::RoleChanged { user_id, new_role_name, .. } => {
+            let statement = "INSERT INTO notifications.members AS m (tenant_id, user_id, role, role_seq) VALUES ($1, $2, $3, $4)
+                 ON CONFLICT (tenant_id, user_id) DO UPDATE SET role = excluded.role, role_seq = excluded.role_seq WHERE excluded.role_seq > m.role_seq";
+            run(transaction, statement, &[&tenant, &user_id.uuid(), &new_role_name.map(subjects::Role::name), &sequence]).await
+        }
+        membership::Event::Removed { user_id, .. } => {
+            let statement = "INSERT INTO notifications.members AS m (tenant_id, user_id, active, active_seq) VALUES ($1, $2, false, $3)
+                 ON CONFLICT (tenant_id, user_id) DO UPDATE SET active = false, email = NULL, active_seq = excluded.active_seq
+                 WHERE excluded.active_seq > m.active_seq";
+            run(transaction, statement, &[&tenant, &user_id.uuid(), &sequence]).await
+        }
+        membership::Event::AssignmentAttempted { .. }
+        | membership::Event::AssignmentSucceeded { .. }
+        | membership::Event::AssignmentFailed { .. }
+        | membership::Event::RevocationAttempted { .. }
+        | membership::Event::RevocationSucceeded { .. }
+        | membership::Event::RevocationFailed { .. } => Ok(()),
+    }
+}

@@ -1,0 +1,40 @@
+//! Sends an invitation that was created to be sent: answers `invitation.created` with the command `invitation.send`. A repeat is harmless:
+//! the command's id follows from the event's, and a command is decided once.
+
+mod outcomes;
+mod reaction;
+
+use std::time::Duration;
+
+use runtime::{
+    Config, Failure, Stop,
+    consume::{Durable, Event, Order, Start, consume},
+};
+use subjects::stream;
+
+pub use reaction::{Reactor, command};
+
+/// Delays before the second, third … try.
+const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let durable = Durable {
+        name: "onboarding",
+        stream: stream::EVENTS,
+        filters: &["evt.*.invitation.created"],
+        order: Order::None,
+        start: Start::All,
+        ack_wait: Duration::from_secs(10),
+        max_deliver: 12,
+        max_ack_pending: 256,
+        batch: 64,
+        backoff: BACKOFF,
+    };
+    let reactor = Reactor::connect(&config, &stop).await?;
+    let handler = async |events: &[Event]| -> Result<(), Failure> { reactor.react(events).await };
+    Ok(consume(durable, &config, stop, handler).await?)
+}
