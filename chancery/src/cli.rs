@@ -1,0 +1,223 @@
+//! The command line.
+
+use std::{path::PathBuf, process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, bail};
+use clap::{Parser, Subcommand};
+use runtime::Config;
+use subjects::TenantId;
+
+use crate::{
+    bench,
+    guard::Guard,
+    mail, migrate, provision,
+    role::{self, Consumer, Role},
+    token::{self, Claims},
+    up,
+};
+
+/// Chancery: the multi-tenant identity backbone.
+#[derive(Debug, Parser)]
+#[command(name = "chancery", version, about, disable_help_subcommand = true)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+    /// Ends when standard input does; set by the process that starts a role.
+    #[arg(long, hide = true, global = true, env = "CHANCERY_GUARDED", value_parser = clap::builder::BoolishValueParser::new())]
+    guarded: bool,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Runs the whole stack for development: servers, gateway, two workers, every consumer.
+    Up {
+        /// Removes the data first.
+        #[arg(long)]
+        reset: bool,
+        /// First posts a small scenario, kills a worker with -9 in the middle of it and prints the proof that nothing is lost and nothing
+        /// happened twice; then stays up until Ctrl-C. The exit code is 1 if anything was lost or happened twice.
+        #[arg(long)]
+        demo: bool,
+    },
+    /// The HTTP gateway.
+    Gateway,
+    /// A worker that decides commands.
+    Worker,
+    /// A durable consumer.
+    Consumer {
+        /// Which one.
+        name: Consumer,
+    },
+    /// Brings the database up to date; with CHANCERY_ROLE_PASSWORD also lets the roles log in.
+    Migrate,
+    /// Creates the streams, or checks them.
+    Provision,
+    /// Prints the configuration, without its secrets.
+    Config,
+    /// Access tokens for development and tests.
+    #[command(subcommand)]
+    Token(Token),
+    /// Mails that landed in the folder of `up`.
+    #[command(subcommand)]
+    Mail(Mail),
+    /// The audit chain.
+    #[command(subcommand)]
+    Audit(Audit),
+    /// Measures durable commands per second on a stack of its own.
+    Bench(bench::Options),
+    /// A process of the bench's floor.
+    #[command(hide = true)]
+    Floor {
+        /// Which one.
+        part: bench::floor::Part,
+    },
+    /// Runs a server and ends it with its parent.
+    #[command(hide = true)]
+    Guard(Guard),
+}
+
+#[derive(Debug, Subcommand)]
+enum Token {
+    /// Signs a token with CHANCERY_TOKEN_PRIVATE_KEY (or _FILE).
+    Mint {
+        /// The tenant, or `platform`.
+        #[arg(long)]
+        tenant: String,
+        /// `user_…` or `svc_…`.
+        #[arg(long)]
+        subject: String,
+        /// Scopes, separated by spaces.
+        #[arg(long, default_value = "")]
+        scope: String,
+        /// Seconds until it ends.
+        #[arg(long, default_value_t = 3600)]
+        seconds: u64,
+    },
+    /// Writes a fresh Ed25519 key pair, `token.pem` and `token.pub.pem`, into a folder.
+    Keygen {
+        /// The folder.
+        #[arg(long)]
+        into: PathBuf,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Mail {
+    /// Prints the newest mail; waits up to 10 s for one.
+    Latest {
+        /// Only mail to this address.
+        #[arg(long)]
+        to: Option<String>,
+        /// Prints only the token of its link.
+        #[arg(long)]
+        token: bool,
+    },
+}
+
+#[derive(Debug, Subcommand)]
+enum Audit {
+    /// Checks the chain of every tenant and names the first broken row, if there is one; then the exit code is 1.
+    Verify {
+        /// Only this tenant's.
+        #[arg(long)]
+        tenant: Option<TenantId>,
+        /// A file of heads printed earlier and kept where the database's owner cannot write: against it the loss of the newest rows
+        /// shows, too.
+        #[arg(long)]
+        heads: Option<PathBuf>,
+    },
+}
+
+/// Runs the command line; the program's `main`.
+pub fn main() -> ExitCode {
+    match run(Cli::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("chancery: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(cli: Cli) -> anyhow::Result<ExitCode> {
+    let command = match cli.command {
+        // A guard needs no configuration, and must start whatever the environment holds.
+        Command::Guard(guard) => return guard.run(),
+        Command::Token(Token::Keygen { into }) => return keygen(&into),
+        other => other,
+    };
+    let config = Config::from_env()?;
+    match command {
+        Command::Up { reset, demo } => return up::run(config, up::Options { reset, demo }),
+        Command::Gateway => return role::run(Role::Gateway, config, cli.guarded),
+        Command::Worker => return role::run(Role::Worker, config, cli.guarded),
+        Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
+        Command::Bench(options) => return bench::run(config, options),
+        Command::Floor { part } => return bench::floor::run(part, &config),
+        Command::Migrate => migrate(&config)?,
+        Command::Provision => println!("{} streams created, the others are as configured", provision::run(&config)?),
+        Command::Config => println!("{config:#?}"),
+        Command::Token(Token::Mint { tenant, subject, scope, seconds }) => {
+            let key = config.token_private_key.as_ref().context("CHANCERY_TOKEN_PRIVATE_KEY is not set (`. .chancery/env` sets it for `up`)")?;
+            println!("{}", token::mint(key.expose(), &Claims::new(&subject, &tenant, &scope, Duration::from_secs(seconds)))?);
+        }
+        Command::Mail(Mail::Latest { token: true, to }) => println!("{}", mail::latest_token(&mail::folder(&config), to.as_deref())?),
+        Command::Mail(Mail::Latest { token: false, to }) => println!("{}", mail::latest(&mail::folder(&config), to.as_deref())?),
+        Command::Audit(Audit::Verify { tenant, heads }) => return verify(&config, tenant, heads.as_deref()),
+        Command::Guard(_) | Command::Token(Token::Keygen { .. }) => {}
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn migrate(config: &Config) -> anyhow::Result<()> {
+    if config.database_url.expose().is_empty() {
+        bail!("DATABASE_URL is not set");
+    }
+    let file = std::env::var("CHANCERY_ROLE_PASSWORD_FILE").ok().map(std::fs::read_to_string).transpose().context("CHANCERY_ROLE_PASSWORD_FILE")?;
+    let password = std::env::var("CHANCERY_ROLE_PASSWORD").ok().or(file).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    let report = migrate::run(config.database_url.expose(), password.as_deref())?;
+    for name in &report.applied {
+        println!("applied {name}");
+    }
+    println!("{} applied", report.applied.len());
+    Ok(())
+}
+
+/// Prints a line for every whole chain, its head, and one for every broken one.
+fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+    if config.database_url.expose().is_empty() {
+        bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
+    }
+    let published = match heads {
+        None => Vec::new(),
+        Some(path) => {
+            let text = std::fs::read_to_string(path).with_context(|| format!("reading {}", path.display()))?;
+            // The lines of an earlier run, whatever else it printed.
+            text.lines().filter(|line| line.starts_with("tenant_")).map(str::parse).collect::<Result<Vec<audit::Head>, _>>()?
+        }
+    };
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
+    let report = runtime.block_on(audit::verify(config.database_url.expose(), tenant, &published))?;
+    for head in &report.heads {
+        println!("{head}");
+    }
+    for broken in &report.broken {
+        println!("broken: {} row {}: {}", broken.tenant, broken.n, broken.what);
+    }
+    println!("{} rows, {} chains whole, {} broken", report.rows, report.heads.len(), report.broken.len());
+    Ok(if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+fn keygen(folder: &std::path::Path) -> anyhow::Result<ExitCode> {
+    use crate::servers::place::write_private;
+    let (private, public) = token::keygen()?;
+    let target = folder.join("token.pem");
+    if target.exists() {
+        bail!("{} exists already", target.display());
+    }
+    std::fs::create_dir_all(folder)?;
+    write_private(&target, &private)?;
+    std::fs::write(folder.join("token.pub.pem"), public)?;
+    println!("{}", target.display());
+    Ok(ExitCode::SUCCESS)
+}

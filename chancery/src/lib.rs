@@ -1,0 +1,18 @@
+//! The one program: every role, the development stack, and the operator's tools.
+//!
+//! `main` is synchronous. Migrations and servers are handled before any async runtime starts; a role then gets a runtime of its own.
+
+pub mod admin;
+pub mod bench;
+pub mod child;
+pub mod cli;
+pub mod connect;
+pub mod guard;
+pub mod mail;
+pub mod migrate;
+pub mod provision;
+pub mod role;
+pub mod servers;
+pub mod telemetry;
+pub mod token;
+pub mod up;

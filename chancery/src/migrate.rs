@@ -1,0 +1,132 @@
+//! `chancery migrate`: every owner's SQL, each with a history table of its own, under one lock; then the login roles.
+
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use postgres::{Client, NoTls, error::SqlState};
+use refinery::{Migration, Runner};
+
+mod list {
+    include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
+}
+
+/// The database roles of the processes: one for each, with only the rights that its migrations grant.
+pub const ROLES: [&str; 6] =
+    ["chancery_gateway", "chancery_worker", "chancery_logging", "chancery_audit", "chancery_notifications", "chancery_onboarding"];
+
+/// The key of the advisory lock that lets one migration run at a time in a database.
+const LOCK: i64 = 0x6368_616e_6365_7279;
+/// Roles belong to the whole cluster: migrations of several databases may collide there and are repeated.
+const ATTEMPTS: u32 = 20;
+
+/// What a migration has done.
+#[derive(Debug, Default, Clone, PartialEq, Eq)]
+pub struct Report {
+    /// Migrations applied now, `owner/V1__what`.
+    pub applied: Vec<String>,
+}
+
+/// Brings the database at `url` up to date and lets the roles log in with `password` when there is one. Blocking: call it before an
+/// async runtime starts, or outside of it.
+///
+/// # Errors
+/// The database cannot be reached, or a migration fails; the text names it.
+pub fn run(url: &str, password: Option<&str>) -> anyhow::Result<Report> {
+    let mut attempt = 1;
+    let mut report = Report::default();
+    loop {
+        match once(url, password, &mut report) {
+            Err(error) if attempt < ATTEMPTS && is_collision(&error) => {
+                std::thread::sleep(Duration::from_millis(u64::from(20 * attempt + rand::random_range(0..50))));
+                attempt += 1;
+            }
+            result => return result.map(|()| report),
+        }
+    }
+}
+
+/// One attempt; what it applied before it failed is in the report, too, because it stays applied.
+fn once(url: &str, password: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
+    let mut config: postgres::Config = url.parse().context("DATABASE_URL is not a PostgreSQL URL")?;
+    config.application_name("chancery-migrate").connect_timeout(Duration::from_secs(10));
+    let mut client = config.connect(NoTls).context("connecting to the database")?;
+    client.batch_execute("SET lock_timeout = '60s'")?;
+    client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).context("waiting for another migration")?;
+    create_roles(&mut client)?;
+    for (owner, files) in ordered() {
+        let migrations = files.iter().map(|(file, sql)| migration(owner, file, sql)).collect::<anyhow::Result<Vec<_>>>()?;
+        let mut runner = Runner::new(&migrations);
+        runner.set_migration_table_name(format!("refinery_{owner}"));
+        let done = runner.run(&mut client).with_context(|| format!("migrations/{owner}"))?;
+        report.applied.extend(done.applied_migrations().iter().map(|one| format!("{owner}/{one}")));
+    }
+    if let Some(password) = password {
+        let literal = quoted(password);
+        for role in ROLES {
+            client.batch_execute(&format!("ALTER ROLE {role} LOGIN PASSWORD {literal}")).with_context(|| format!("role {role}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// Core first, because the others may refer to it; then by name.
+fn ordered() -> Vec<&'static (&'static str, &'static [(&'static str, &'static str)])> {
+    let mut owners: Vec<_> = list::OWNERS.iter().collect();
+    owners.sort_by_key(|(name, _)| (*name != "core", *name));
+    owners
+}
+
+/// `0001_what.sql` → `V1__what`, the name that refinery wants.
+fn migration(owner: &str, file: &str, sql: &str) -> anyhow::Result<Migration> {
+    let parts = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_')).and_then(|(number, what)| Some((number.parse::<u32>().ok()?, what)));
+    let Some((number, what)) = parts else { bail!("migrations/{owner}/{file} is not named NNNN_what.sql") };
+    Migration::unapplied(&format!("V{number}__{what}"), sql).with_context(|| format!("migrations/{owner}/{file}"))
+}
+
+fn create_roles(client: &mut Client) -> anyhow::Result<()> {
+    for role in ROLES {
+        if client.query_opt("SELECT 1 FROM pg_roles WHERE rolname = $1", &[&role])?.is_none() {
+            client.batch_execute(&format!("CREATE ROLE {role} NOLOGIN NOSUPERUSER NOBYPASSRLS")).with_context(|| format!("role {role}"))?;
+        }
+    }
+    Ok(())
+}
+
+/// A literal that is safe inside a statement which takes no parameters.
+fn quoted(text: &str) -> String {
+    format!("'{}'", text.replace('\0', "").replace('\'', "''"))
+}
+
+/// True for errors that only mean "another database of this cluster changed the same role at the same moment".
+fn is_collision(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let code = cause.downcast_ref::<postgres::Error>().and_then(postgres::Error::as_db_error);
+        code.is_some_and(|db| {
+            let same_row = *db.code() == SqlState::INTERNAL_ERROR && db.message().contains("concurrently");
+            let same_role = [SqlState::UNIQUE_VIOLATION, SqlState::DUPLICATE_OBJECT].contains(db.code()) && db.message().contains("authid");
+            same_row || same_role || [SqlState::T_R_DEADLOCK_DETECTED, SqlState::T_R_SERIALIZATION_FAILURE].contains(db.code())
+        })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_has_a_name_that_refinery_understands() -> anyhow::Result<()> {
+        for (owner, files) in ordered() {
+            for (file, sql) in *files {
+                migration(owner, file, sql)?;
+            }
+        }
+        assert!(migration("core", "first.sql", "").is_err());
+        assert_eq!(migration("core", "0001_first.sql", "")?.to_string(), "V1__first");
+        Ok(())
+    }
+
+    #[test]
+    fn a_password_cannot_leave_its_literal() {
+        assert_eq!(quoted("a'; DROP ROLE x; --"), "'a''; DROP ROLE x; --'");
+    }
+}

@@ -1,0 +1,160 @@
+//! Running one role in this process: runtime, signals, drain.
+
+use std::{process::ExitCode, time::Duration};
+
+use anyhow::{Context as _, anyhow};
+use runtime::{Config, Stop};
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::{admin, guard, telemetry};
+
+/// How much longer than its own limit a drain may take before the process ends itself.
+const DRAIN_SLACK: Duration = Duration::from_secs(2);
+/// How long a role goes on when its parent has died: what it leaves undone, the next start finishes.
+const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
+
+/// A role of its own process.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Role {
+    /// HTTP in, JetStream out.
+    Gateway,
+    /// Decides commands.
+    Worker,
+    /// A durable consumer.
+    Consumer(Consumer),
+}
+
+/// The durable consumers of this repository.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Consumer {
+    /// Writes every event to the log.
+    Logging,
+    /// Writes every event to the audit chain.
+    Audit,
+    /// Sends mail.
+    Notifications,
+    /// Sends a created invitation when asked.
+    Onboarding,
+}
+
+impl Consumer {
+    /// All of them, in the order in which they are shown.
+    pub const ALL: [Self; 4] = [Self::Logging, Self::Audit, Self::Notifications, Self::Onboarding];
+
+    /// Its name on the command line and in subjects.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Logging => "logging",
+            Self::Audit => "audit",
+            Self::Notifications => "notifications",
+            Self::Onboarding => "onboarding",
+        }
+    }
+}
+
+impl Role {
+    /// Its name in logs.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Gateway => "gateway",
+            Self::Worker => "worker",
+            Self::Consumer(consumer) => consumer.name(),
+        }
+    }
+
+    /// The database role it logs in as.
+    pub fn database_role(self) -> &'static str {
+        match self {
+            Self::Gateway => "chancery_gateway",
+            Self::Worker => "chancery_worker",
+            Self::Consumer(Consumer::Logging) => "chancery_logging",
+            Self::Consumer(Consumer::Audit) => "chancery_audit",
+            Self::Consumer(Consumer::Notifications) => "chancery_notifications",
+            Self::Consumer(Consumer::Onboarding) => "chancery_onboarding",
+        }
+    }
+
+    /// The arguments that start it.
+    pub fn arguments(self) -> Vec<&'static str> {
+        match self {
+            Self::Consumer(consumer) => vec!["consumer", consumer.name()],
+            other => vec![other.name()],
+        }
+    }
+
+    async fn run(self, config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+        match self {
+            Self::Gateway => command_gateway::run(config, stop).await,
+            Self::Worker => runtime::worker::run(config, stop).await,
+            Self::Consumer(Consumer::Logging) => logging::run(config, stop).await,
+            Self::Consumer(Consumer::Audit) => audit::run(config, stop).await,
+            Self::Consumer(Consumer::Notifications) => notifications::run(config, stop).await,
+            Self::Consumer(Consumer::Onboarding) => onboarding::run(config, stop).await,
+        }
+    }
+}
+
+/// Runs a role until a signal, or until its parent ends when `guarded`. Blocking: makes the runtime.
+///
+/// # Errors
+/// What ended the role.
+pub fn run(role: Role, config: Config, guarded: bool) -> anyhow::Result<ExitCode> {
+    let telemetry = telemetry::start(&config, role.name())?;
+    runtime::failpoint::arm(config.failpoint.as_deref());
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let result = runtime.block_on(drive(role, config, guarded));
+    runtime.shutdown_timeout(Duration::from_secs(1));
+    telemetry.finish();
+    result.map(|()| ExitCode::SUCCESS)
+}
+
+async fn drive(role: Role, config: Config, guarded: bool) -> anyhow::Result<()> {
+    let stop = Stop::new();
+    watch_signals(stop.clone(), config.drain + DRAIN_SLACK)?;
+    if guarded {
+        watch_parent(stop.clone());
+    }
+    let serve_admin = if role == Role::Gateway { None } else { config.admin_listen };
+    // Served until the role has ended, so that a draining role can still be asked.
+    let ended = Stop::new();
+    let admin = serve_admin.map(|address| tokio::spawn(admin::serve(address, role.name(), stop.clone(), ended.clone())));
+    tracing::info!(role = role.name(), pid = std::process::id(), "role starts");
+    let work = role.run(config, stop.clone());
+    let result = match admin {
+        None => work.await,
+        Some(admin) => tokio::select! {
+            result = work => result,
+            result = admin => Err(match result { Ok(Err(error)) => error.into(), _ => "the admin listener ended".into() }),
+        },
+    };
+    ended.cancel();
+    match &result {
+        Ok(()) => tracing::info!(role = role.name(), "role ended"),
+        Err(error) => tracing::error!(role = role.name(), error = %error, "role failed"),
+    }
+    result.map_err(|error| anyhow!("{}: {error}", role.name()))
+}
+
+/// The first SIGTERM or SIGINT asks for a drain, a second one ends at once; so does the limit.
+fn watch_signals(stop: Stop, limit: Duration) -> std::io::Result<()> {
+    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    tokio::spawn(async move {
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tracing::info!("draining");
+        stop.cancel();
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, () = tokio::time::sleep(limit) => tracing::error!("drain took too long") }
+        std::process::exit(1);
+    });
+    Ok(())
+}
+
+fn watch_parent(stop: Stop) {
+    let mut gone = guard::parent_gone();
+    tokio::spawn(async move {
+        if gone.recv().await.is_some() {
+            stop.cancel();
+            tokio::time::sleep(ORPHAN_LIMIT).await;
+            std::process::exit(1);
+        }
+    });
+}

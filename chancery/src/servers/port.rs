@@ -1,0 +1,57 @@
+//! Free ports and the questions "does somebody listen there" and "what does it answer".
+
+use std::{
+    io::{self, Read, Write},
+    net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+    time::Duration,
+};
+
+/// `preferred` when nobody has it, else any port that is free on loopback at the moment.
+///
+/// # Errors
+/// The system has no port left.
+pub fn free(preferred: Option<u16>) -> io::Result<u16> {
+    if let Some(port) = preferred.filter(|port| is_free(*port)) {
+        return Ok(port);
+    }
+    TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port())
+}
+
+/// The first free port from `first` on; after 50 that are taken, any.
+///
+/// # Errors
+/// The system has no port left.
+pub fn next_free(first: u16) -> io::Result<u16> {
+    match (first..first.saturating_add(50)).find(|port| is_free(*port)) {
+        Some(port) => Ok(port),
+        None => free(None),
+    }
+}
+
+fn is_free(port: u16) -> bool {
+    // Binding alone is not enough: on some systems a listener on all addresses does not stop a bind to one of them.
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, port));
+    TcpListener::bind(address).is_ok() && TcpStream::connect_timeout(&address, Duration::from_millis(200)).is_err()
+}
+
+/// True when a server could not start because somebody else has taken its port in the meantime.
+pub fn was_taken(error: &anyhow::Error) -> bool {
+    format!("{error:#}").to_ascii_lowercase().contains("address already in use")
+}
+
+/// A plain HTTP GET on loopback: status and body. Blocking, for use before and beside the async runtime.
+///
+/// # Errors
+/// No connection, no answer within the limit, or none that is HTTP.
+pub fn get(address: SocketAddr, path: &str, limit: Duration) -> io::Result<(u16, String)> {
+    let mut stream = TcpStream::connect_timeout(&address, limit)?;
+    stream.set_read_timeout(Some(limit))?;
+    stream.set_write_timeout(Some(limit))?;
+    write!(stream, "GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n")?;
+    let mut answer = Vec::new();
+    stream.take(1 << 20).read_to_end(&mut answer)?;
+    let text = String::from_utf8_lossy(&answer);
+    let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
+    let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
+    status.map(|status| (status, body)).ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}

@@ -1,0 +1,315 @@
+//! The parts of the stack in the order in which they need each other.
+
+use std::{
+    net::SocketAddr,
+    sync::atomic::{AtomicBool, Ordering},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use runtime::{Config, config::Secret};
+use serde_json::json;
+
+use super::{
+    children::{self, Member},
+    files::{Files, Keys},
+};
+use crate::{
+    child, migrate, provision,
+    role::{Consumer, Role},
+    servers::{find, nats, port, postgres},
+    token::{self, Claims},
+};
+
+/// The database of the stack.
+const DATABASE: &str = "chancery";
+/// Ports that are tried first, away from the servers' own, which people may have in use.
+const NATS_PORT: u16 = 14222;
+const NATS_MONITOR_PORT: u16 = 18222;
+const POSTGRES_PORT: u16 = 15432;
+/// How long all roles together may take to get ready.
+const READY_LIMIT: Duration = Duration::from_secs(60);
+/// When a start that takes long says what it is waiting for.
+const NOTICE: Duration = Duration::from_secs(10);
+/// Worker processes.
+pub(super) const WORKERS: usize = 2;
+/// How long the workers may take to share the partitions before the present shares are shown.
+const SHARE_LIMIT: Duration = Duration::from_secs(2);
+/// How long the operator's token is valid.
+const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
+
+/// A running stack.
+#[derive(Debug)]
+pub struct Stack {
+    /// Where its files are.
+    pub files: Files,
+    /// The gateway's URL.
+    pub gateway: String,
+    /// Said when the wanted port was taken.
+    pub port_note: Option<String>,
+    /// The operator's token.
+    pub token: Secret,
+    members: Vec<Member>,
+    nats: nats::Nats,
+    postgres: postgres::Postgres,
+    server_trouble: bool,
+    drain: Duration,
+}
+
+impl Stack {
+    /// Starts everything and waits until it is ready, or until `stop` is set.
+    ///
+    /// # Errors
+    /// A part cannot be started.
+    pub fn start(config: &Config, files: Files, stop: &AtomicBool) -> anyhow::Result<Self> {
+        let exe = std::env::current_exe().context("finding this program")?;
+        let keys = files.keys()?;
+        files.clear_logs();
+        let (nats, postgres) = servers(config, &files, &keys, &exe)?;
+
+        let begin = Instant::now();
+        let admin_url = postgres.url(DATABASE);
+        postgres.create_database(DATABASE)?;
+        let report = migrate::run(&admin_url, Some(&keys.roles))?;
+        let mut provisioning = config.clone();
+        provisioning.nats_url = Secret::new(nats.url());
+        let created = provision::run(&provisioning).context("creating the streams")?;
+        let done = format!("{} applied        streams  {created} created", report.applied.len());
+        say!(" {:<21} {done:<38}{:>9}", "migrations", seconds(begin.elapsed()));
+
+        let wanted = config.listen.port();
+        let listen = SocketAddr::new(config.listen.ip(), port::next_free(wanted)?);
+        let port_note = (listen.port() != wanted).then(|| format!("   ({wanted} was taken: {})", listen.port()));
+        let gateway = format!("http://{listen}");
+        let members = members(&exe, &files, &keys, &nats, &postgres, listen)?;
+        let drain = config.drain + Duration::from_secs(3);
+        let private = std::fs::read_to_string(&keys.token_private)?;
+        let token = Secret::new(token::mint(&private, &Claims::new(&keys.operator, "platform", "operator", TOKEN_LIFETIME))?);
+        let mut stack = Self { files, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
+        stack.write_env(&keys)?;
+        for member in &mut stack.members {
+            member.start().with_context(|| format!("starting {}", member.name))?;
+        }
+        stack.wait_ready(stop)?;
+        Ok(stack)
+    }
+
+    /// How a client reaches NATS.
+    pub fn nats_url(&self) -> String {
+        self.nats.url()
+    }
+
+    /// How the superuser reaches the database.
+    pub fn database_url(&self) -> String {
+        self.postgres.url(DATABASE)
+    }
+
+    /// The roles.
+    pub fn members(&mut self) -> &mut [Member] {
+        &mut self.members
+    }
+
+    /// Kills a role's process as a crash would; [`Stack::supervise`] starts it again.
+    pub fn kill9(&mut self, name: &str) {
+        if let Some(child) = self.members.iter_mut().find(|member| member.name == name).and_then(Member::child) {
+            child.signal(nix::sys::signal::Signal::SIGKILL);
+        }
+    }
+
+    /// The numbers of partitions that the workers hold, as the database has them; waits a little for the second worker's share.
+    pub fn partitions(&self) -> Vec<i64> {
+        let query = "SELECT count(*) FROM partitions WHERE owner IS NOT NULL GROUP BY owner ORDER BY 1 DESC";
+        let Ok(mut client) = self.postgres.connect(DATABASE) else { return Vec::new() };
+        let deadline = Instant::now() + SHARE_LIMIT;
+        loop {
+            let shares: Vec<i64> =
+                client.query(query, &[]).map(|rows| rows.iter().filter_map(|row| row.try_get(0).ok()).collect()).unwrap_or_default();
+            let even = shares.len() == WORKERS && shares.first().zip(shares.last()).is_some_and(|(most, least)| most - least <= 1);
+            if even || Instant::now() > deadline {
+                return shares;
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Starts again what has died.
+    pub fn supervise(&mut self) {
+        for member in &mut self.members {
+            member.supervise();
+        }
+        let nats_ended = self.nats.child().exited().map(|status| ("nats-server", status));
+        let postgres_ended = self.postgres.child().exited().map(|status| ("postgres", status));
+        let Some((name, status)) = nats_ended.or(postgres_ended) else { return };
+        if !self.server_trouble {
+            say!(" {name} ended ({status}); starting it again; log: {}", self.files.log(name).display());
+        }
+        let result = if name == "postgres" { self.postgres.restart() } else { self.nats.restart() };
+        self.server_trouble = result.is_err();
+        match result {
+            Ok(()) => say!(" {name} started again"),
+            Err(error) => {
+                say!(" {name} does not start: {error:#}");
+                std::thread::sleep(Duration::from_secs(2));
+            }
+        }
+    }
+
+    /// Stops in the order in which work flows: gateways, workers, consumers, then the servers. True when nothing had to be killed.
+    pub fn stop(&mut self) -> bool {
+        let mut clean = true;
+        for turn in [0, 1, 2] {
+            let group = self.members.iter_mut().filter(|member| turn_of(member.role) == turn);
+            clean &= children::stop(group, self.drain);
+        }
+        clean &= self.nats.stop();
+        clean & self.postgres.stop()
+    }
+
+    /// Waits for every role. One that ends, or is not ready in time, is named with its reason.
+    fn wait_ready(&mut self, stop: &AtomicBool) -> anyhow::Result<()> {
+        let begin = Instant::now();
+        let mut notice = Some(begin + NOTICE);
+        let mut waiting: Vec<usize> = (0..self.members.len()).collect();
+        while !waiting.is_empty() {
+            waiting.retain(|index| !self.members[*index].ready());
+            for index in &waiting {
+                let member = &mut self.members[*index];
+                if let Some(how) = member.ended() {
+                    bail!("{} ended with {how}:\n{}", member.name, child::tail(&self.files.log(&member.name), 12));
+                }
+            }
+            let reasons = || -> String { waiting.iter().map(|index| format!("\n  {}", self.members[*index].why_not_ready())).collect() };
+            if begin.elapsed() > READY_LIMIT {
+                bail!("not ready after {} s:{}\nlogs in {}", READY_LIMIT.as_secs(), reasons(), self.files.root.join("log").display());
+            }
+            if !waiting.is_empty() && stop.load(Ordering::SeqCst) {
+                say!(" stopped before everything was ready:{}", reasons());
+                return Ok(());
+            }
+            if !waiting.is_empty() && notice.is_some_and(|at| at < Instant::now()) {
+                notice = None;
+                say!(" still waiting for:{}", reasons());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        Ok(())
+    }
+
+    fn write_env(&self, keys: &Keys) -> anyhow::Result<()> {
+        let url = self.nats_url();
+        let server = url.rsplit_once('@').map_or(url.clone(), |(_, host)| format!("nats://{host}"));
+        let description = "the server of `chancery up`";
+        self.files.write_nats_context(&json!({ "description": description, "url": server, "user": nats::USER, "password": keys.nats }))?;
+        self.files.write_env(&[
+            ("CHANCERY", self.gateway.clone()),
+            ("TOKEN", self.token.expose().to_owned()),
+            ("DATABASE_URL", self.database_url()),
+            ("NATS_URL", self.nats_url()),
+            ("CHANCERY_NATS_URL", self.nats_url()),
+            ("CHANCERY_DATA", self.files.root.display().to_string()),
+            ("CHANCERY_MAIL", format!("file://{}", self.files.root.join("mail").display())),
+            ("CHANCERY_PUBLIC_URL", self.gateway.clone()),
+            ("CHANCERY_TOKEN_PRIVATE_KEY_FILE", keys.token_private.display().to_string()),
+            ("CHANCERY_TOKEN_PUBLIC_KEY_FILE", keys.token_public.display().to_string()),
+        ])
+    }
+}
+
+/// Both servers at once: either may have to be fetched.
+fn servers(config: &Config, files: &Files, keys: &Keys, exe: &std::path::Path) -> anyhow::Result<(nats::Nats, postgres::Postgres)> {
+    let named = find::Named::from_env();
+    let with_nats = || -> anyhow::Result<nats::Nats> {
+        let begin = Instant::now();
+        let found = find::nats(&named, &config.data)?;
+        say!(" nats-server {:<9} {:<38}{:>9}", found.version, found.origin, seconds(begin.elapsed()));
+        let options = nats::Options {
+            root: files.root.join("nats"),
+            log: files.log("nats-server"),
+            port: Some(NATS_PORT),
+            monitor_port: Some(NATS_MONITOR_PORT),
+            password: keys.nats.clone(),
+            sync: nats::Sync::Always,
+            remove: None,
+        };
+        nats::Nats::start(exe, &found, options)
+    };
+    let with_postgres = || -> anyhow::Result<postgres::Postgres> {
+        let begin = Instant::now();
+        let found = find::postgres(&named, &config.data, postgres::made_by(&files.postgres))?;
+        say!(" postgres {:<12} {:<38}{:>9}", found.version, found.origin, seconds(begin.elapsed()));
+        let options = postgres::Options {
+            root: files.postgres.clone(),
+            log: files.log("postgres"),
+            port: Some(POSTGRES_PORT),
+            password: keys.postgres.clone(),
+            settings: Vec::new(),
+            remove: None,
+        };
+        postgres::Postgres::start(exe, &found, options)
+    };
+    std::thread::scope(|scope| {
+        let other = scope.spawn(with_nats);
+        let postgres = with_postgres();
+        let nats = other.join().unwrap_or_else(|_| bail!("the thread that starts nats-server panicked"));
+        match (nats, postgres) {
+            // Both at once, so that nobody installs one only to hear of the other.
+            (Err(one), Err(other)) => bail!("{one:#}\nchancery: {other:#}"),
+            (nats, postgres) => Ok((nats?, postgres?)),
+        }
+    })
+}
+
+fn members(
+    exe: &std::path::Path,
+    files: &Files,
+    keys: &Keys,
+    nats: &nats::Nats,
+    postgres: &postgres::Postgres,
+    listen: SocketAddr,
+) -> anyhow::Result<Vec<Member>> {
+    let mut roles = vec![(Role::Gateway, "gateway".to_owned())];
+    roles.extend((1..=WORKERS).map(|number| (Role::Worker, format!("worker-{number}"))));
+    roles.extend(Consumer::ALL.map(|consumer| (Role::Consumer(consumer), consumer.name().to_owned())));
+    let member = |(role, name): (Role, String)| -> anyhow::Result<Member> {
+        let admin = SocketAddr::from(([127, 0, 0, 1], port::free(None)?));
+        let mut env = vec![
+            ("DATABASE_URL", postgres.url_as(role.database_role(), &keys.roles, DATABASE)),
+            ("CHANCERY_NATS_URL", nats.url()),
+            ("CHANCERY_PUBLIC_URL", format!("http://{listen}")),
+            ("CHANCERY_DATA", files.root.display().to_string()),
+            ("CHANCERY_WORKER_ID", name.clone()),
+        ];
+        let path = |path: &std::path::Path| path.display().to_string();
+        match role {
+            Role::Gateway => env.extend([
+                ("CHANCERY_LISTEN", listen.to_string()),
+                ("CHANCERY_TOKEN_PUBLIC_KEY_FILE", path(&keys.token_public)),
+                ("CHANCERY_TOKEN_PRIVATE_KEY_FILE", path(&keys.token_private)),
+                ("CHANCERY_LINK_KEY_FILE", path(&keys.link)),
+                ("CHANCERY_FINGERPRINT_KEY_FILE", path(&keys.fingerprint)),
+                ("CHANCERY_GROUP_COMMIT", "16".into()),
+            ]),
+            _ => env.push(("CHANCERY_ADMIN_LISTEN", admin.to_string())),
+        }
+        if role == Role::Consumer(Consumer::Notifications) {
+            env.extend([("CHANCERY_MAIL", format!("file://{}", files.root.join("mail").display())), ("CHANCERY_LINK_KEY_FILE", path(&keys.link))]);
+        }
+        let environment = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+        let address = if role == Role::Gateway { listen } else { admin };
+        let log = files.log(&name);
+        Ok(Member::new(role, name, address, exe.to_owned(), environment, log))
+    };
+    roles.into_iter().map(member).collect()
+}
+
+fn turn_of(role: Role) -> u8 {
+    match role {
+        Role::Gateway => 0,
+        Role::Worker => 1,
+        Role::Consumer(_) => 2,
+    }
+}
+
+fn seconds(duration: Duration) -> String {
+    format!("{:.1} s", duration.as_secs_f64())
+}
