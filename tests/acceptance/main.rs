@@ -1,0 +1,12 @@
+//! The acceptance tests: real processes of this program over real servers, one module for each behaviour.
+//!
+//! `harness` gives every test a nats-server of its own, a fresh database, and the roles it asks for; everything ends with the test.
+
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that meets the unexpected must fail at once")]
+
+mod consumers;
+mod harness;
+mod harness_itself;
+mod migrations;
+mod pipeline;
+mod up;

@@ -1,0 +1,16 @@
+//! The main job, from a POST to every consumer: exactly once, in order, whatever is killed, frozen or cut off on the way.
+//!
+//! `check` says what must hold of every run, `history` reads what a run left behind, `load` sends commands as a stubborn client would.
+
+mod catching_up;
+mod check;
+mod frozen;
+mod history;
+mod idempotency;
+mod input;
+mod isolation;
+mod kills;
+mod load;
+mod points;
+mod poison;
+mod races;
