@@ -82,6 +82,15 @@ impl Role {
         }
     }
 
+    /// Threads it runs on when nobody says; none for as many as there are processors. A worker decides one batch at a time and a consumer
+    /// handles one call at a time, so a second thread would only hand things over; their number is scaled by processes.
+    const fn threads(self) -> Option<usize> {
+        match self {
+            Self::Gateway => None,
+            Self::Worker | Self::Consumer(_) => Some(1),
+        }
+    }
+
     async fn run(self, config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         match self {
             Self::Gateway => command_gateway::run(config, stop).await,
@@ -101,7 +110,12 @@ impl Role {
 pub fn run(role: Role, config: Config, guarded: bool) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(&config, role.name())?;
     runtime::failpoint::arm(config.failpoint.as_deref());
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let runtime = match config.threads.or(role.threads()) {
+        Some(1) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+        Some(threads) => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+        None => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+    }
+    .context("starting the runtime")?;
     let result = runtime.block_on(drive(role, config, guarded));
     runtime.shutdown_timeout(Duration::from_secs(1));
     telemetry.finish();

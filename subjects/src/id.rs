@@ -139,7 +139,9 @@ impl<P> Hash for Id<P> {
 impl<P: Prefix> fmt::Display for Id<P> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut buffer = Uuid::encode_buffer();
-        write!(f, "{}_{}", P::PREFIX, self.0.hyphenated().encode_lower(&mut buffer))
+        f.write_str(P::PREFIX)?;
+        f.write_str("_")?;
+        f.write_str(self.0.hyphenated().encode_lower(&mut buffer))
     }
 }
 
@@ -171,8 +173,22 @@ impl<P: Prefix> Serialize for Id<P> {
 
 impl<'de, P: Prefix> Deserialize<'de> for Id<P> {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = <std::borrow::Cow<'de, str>>::deserialize(deserializer)?;
-        text.parse().map_err(de::Error::custom)
+        deserializer.deserialize_str(Text("an id", str::parse))
+    }
+}
+
+/// Reads a text into something without keeping it: ids and times are most of what a message holds.
+pub(crate) struct Text<T, E>(pub(crate) &'static str, pub(crate) fn(&str) -> Result<T, E>);
+
+impl<T, E: fmt::Display> de::Visitor<'_> for Text<T, E> {
+    type Value = T;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+
+    fn visit_str<D: de::Error>(self, text: &str) -> Result<T, D> {
+        (self.1)(text).map_err(D::custom)
     }
 }
 

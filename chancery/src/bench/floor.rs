@@ -70,7 +70,13 @@ impl Part {
 /// # Errors
 /// What ended it.
 pub fn run(part: Part, config: &Config) -> anyhow::Result<ExitCode> {
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    // On as many threads as the product's.
+    let runtime = match (config.threads, part) {
+        (Some(threads), _) if threads > 1 => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
+        (None, Part::Gateway) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    }
+    .context("starting the runtime")?;
     runtime.block_on(async {
         let mut parent = guard::parent_gone();
         let work = async {

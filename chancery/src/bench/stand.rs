@@ -47,6 +47,8 @@ pub(super) struct Stand {
     pub(super) postgres: postgres::Postgres,
     postgres_root: PathBuf,
     pub(super) folder: Folder,
+    /// Settings of this process that the others are to have, too.
+    tuning: Vec<(&'static str, String)>,
 }
 
 /// A folder that ends with its owner.
@@ -124,7 +126,9 @@ impl Stand {
             remove: Some(postgres_root.clone()),
         };
         let postgres = postgres::Postgres::start(&exe, &find::postgres(&named, &config.data, None)?, server)?;
-        Ok(Self { exe, processes: Vec::new(), nats, postgres, postgres_root, folder })
+        let mut tuning = vec![("CHANCERY_PUBLISH_PACE_MS", config.publish_pace.as_millis().to_string())];
+        tuning.extend(config.threads.map(|threads| ("CHANCERY_THREADS", threads.to_string())));
+        Ok(Self { exe, processes: Vec::new(), nats, postgres, postgres_root, folder, tuning })
     }
 
     /// Starts a process of this program with these variables and no others, and waits until it is ready.
@@ -141,6 +145,7 @@ impl Stand {
     ) -> anyhow::Result<()> {
         let mut command = Command::new(&self.exe);
         command.args(arguments).env_clear().env("CHANCERY_GUARDED", "1").env("CHANCERY_DATA", &self.folder.root);
+        command.envs(self.tuning.iter().map(|(name, value)| (name, value)));
         command.env("CHANCERY_NATS_URL", self.nats.url()).envs(environment.iter().map(|(name, value)| (name, value)));
         let log = self.folder.log(&name.replace(' ', "-"));
         let child = Child::spawn(name, command, &log).with_context(|| format!("starting {name}"))?;

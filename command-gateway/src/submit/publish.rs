@@ -2,7 +2,7 @@
 
 use std::{sync::atomic::Ordering, time::Duration};
 
-use async_nats::{Client, HeaderMap, RequestErrorKind, client::Request, connection::State};
+use async_nats::{Client, HeaderMap, HeaderName, RequestErrorKind, client::Request, connection::State};
 use axum::body::Bytes;
 use rand::Rng as _;
 use serde::Deserialize;
@@ -11,6 +11,9 @@ use tokio::time::Instant;
 
 use crate::telemetry::Trace;
 
+/// Names of headers, made once.
+static REPLY: HeaderName = HeaderName::from_static(header::REPLY);
+static MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
 /// The first and the longest pause between two tries.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How often a try looks whether its connection is still the one it was sent over.
@@ -94,8 +97,7 @@ impl Publisher {
     /// The headers every command carries; its id too, unless it travels in a batch, where one duplicate would reject them all.
     pub(crate) fn headers(&self, letter: &Letter) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::CONTENT_TYPE, header::JSON);
-        headers.insert(header::REPLY, self.reply.clone());
+        headers.insert(REPLY.clone(), self.reply.clone());
         if let Some(trace) = &letter.trace {
             headers.insert(header::TRACEPARENT, trace.parent.as_str());
             if let Some(state) = &trace.state {
@@ -112,7 +114,7 @@ impl Publisher {
             // Without a connection the client would keep the message and send it when nobody waits any more.
             if self.connected() {
                 let mut headers = self.headers(letter);
-                headers.insert(header::MESSAGE_ID, letter.id.as_str());
+                headers.insert(MESSAGE_ID.clone(), letter.id.as_str());
                 let limit = self.timeout.min(deadline.saturating_duration_since(Instant::now()));
                 if limit.is_zero() {
                     return Err(if doubtful { NotStored::Unknown } else { NotStored::Surely });

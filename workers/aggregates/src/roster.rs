@@ -21,27 +21,30 @@ pub struct Roster {
 }
 
 impl Roster {
-    /// Follows one event of the tenant; a user it happens to is active, or not.
-    pub fn apply(&mut self, event: &Event, is_active: bool) {
+    /// Follows one event of the tenant; a user it happens to is active, or not. Returns whether the event may have changed anything.
+    pub fn apply(&mut self, event: &Event, is_active: bool) -> bool {
         match event {
             Event::Membership(event) => self.apply_membership(event, is_active),
             Event::User(event) => self.apply_user(event),
-            Event::Invitation(event) => match event {
-                invitation::Event::Created { .. } => self.pending_invitations += 1,
-                invitation::Event::Accepted { .. }
-                | invitation::Event::Declined { .. }
-                | invitation::Event::Removed { .. }
-                | invitation::Event::Expired { .. } => self.pending_invitations = self.pending_invitations.saturating_sub(1),
-                invitation::Event::Sent { .. }
-                | invitation::Event::Updated { .. }
-                | invitation::Event::AttributeSet { .. }
-                | invitation::Event::AttributeRemoved { .. } => {}
-            },
-            Event::Tenant(_) => {}
+            Event::Invitation(event) => {
+                match event {
+                    invitation::Event::Created { .. } => self.pending_invitations += 1,
+                    invitation::Event::Accepted { .. }
+                    | invitation::Event::Declined { .. }
+                    | invitation::Event::Removed { .. }
+                    | invitation::Event::Expired { .. } => self.pending_invitations = self.pending_invitations.saturating_sub(1),
+                    invitation::Event::Sent { .. }
+                    | invitation::Event::Updated { .. }
+                    | invitation::Event::AttributeSet { .. }
+                    | invitation::Event::AttributeRemoved { .. } => return false,
+                }
+                true
+            }
+            Event::Tenant(_) => false,
         }
     }
 
-    fn apply_membership(&mut self, event: &membership::Event, is_active: bool) {
+    fn apply_membership(&mut self, event: &membership::Event, is_active: bool) -> bool {
         match event {
             membership::Event::Joined { user_id, role_name, .. } => {
                 self.members += 1;
@@ -65,18 +68,17 @@ impl Roster {
             | membership::Event::AssignmentFailed { .. }
             | membership::Event::RevocationAttempted { .. }
             | membership::Event::RevocationSucceeded { .. }
-            | membership::Event::RevocationFailed { .. } => {}
+            | membership::Event::RevocationFailed { .. } => return false,
         }
+        true
     }
 
-    fn apply_user(&mut self, event: &user::Event) {
+    fn apply_user(&mut self, event: &user::Event) -> bool {
         let (user_id, active) = match event {
             user::Event::Suspended { user_id, .. } | user::Event::Deactivated { user_id, .. } => (user_id, false),
             user::Event::Reactivated { user_id, .. } => (user_id, true),
-            user::Event::Created { .. } | user::Event::ProfileUpdated { .. } | user::Event::Deleted { .. } => return,
+            user::Event::Created { .. } | user::Event::ProfileUpdated { .. } | user::Event::Deleted { .. } => return false,
         };
-        if let Some(owner) = self.owners.get_mut(user_id) {
-            *owner = active;
-        }
+        self.owners.get_mut(user_id).map(|owner| *owner = active).is_some()
     }
 }

@@ -193,9 +193,8 @@ impl World {
         emitted.event.claims(before.map(|versioned| &versioned.state), tenant)
     }
 
-    /// Applies one emitted event: the state, its version, the roster and the claims. Returns the aggregate's version after it and what
-    /// happened to claims, for the store.
-    pub fn apply(&mut self, tenant: TenantId, emitted: &Emitted, at: OffsetDateTime) -> (u64, Vec<ClaimChange>) {
+    /// Applies one emitted event: the state, its version, the roster and the claims.
+    pub fn apply(&mut self, tenant: TenantId, emitted: &Emitted, at: OffsetDateTime) -> Applied {
         let key = Key { tenant, kind: emitted.event.kind(), id: emitted.id };
         let entry = self.states.entry(key).or_insert(None);
         let changes = emitted.event.claims(entry.as_ref().map(|versioned| &versioned.state), tenant);
@@ -210,15 +209,24 @@ impl World {
         // The roster counts active owners; who is suspended at home is not one, by whatever road they become an owner.
         let user = self.states.get(&Key { tenant, kind: Kind::User, id: emitted.id }).and_then(Option::as_ref);
         let is_active = user.is_none_or(|user| !matches!(&user.state, State::User(user) if !user.is_active()));
-        self.rosters.entry(tenant).or_default().apply(&emitted.event, is_active);
+        let roster_changed = self.rosters.entry(tenant).or_default().apply(&emitted.event, is_active);
         for change in &changes {
             match change {
                 ClaimChange::Take(claim, holder) => self.claims.insert(claim.clone(), Some(*holder)),
                 ClaimChange::Release(claim) => self.claims.insert(claim.clone(), None),
             };
         }
-        (version, changes)
+        Applied { version, roster_changed }
     }
+}
+
+/// What one event did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Applied {
+    /// The aggregate's version after it.
+    pub version: u64,
+    /// Whether the tenant's roster may be another one.
+    pub roster_changed: bool,
 }
 
 /// The view one decision has of the [`World`]: its own tenant, and claims.

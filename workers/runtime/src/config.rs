@@ -124,6 +124,11 @@ pub struct Config {
     /// `CHANCERY_SOFT_DELETION_S`: how long a deactivated user stays before deletion is allowed. Default 90 days.
     pub soft_deletion: Duration,
 
+    /// `CHANCERY_THREADS`: threads of this process. Default: one for a worker or consumer, as many as there are processors for a gateway.
+    pub threads: Option<usize>,
+    /// `CHANCERY_PUBLISH_PACE_MS`: from the start of one batch of events to that of the next, a worker lets eight times as long pass as the
+    /// batch took, but no longer than this; a full batch does not wait. 0 publishes as soon as the last batch is stored. Default 25.
+    pub publish_pace: Duration,
     /// `CHANCERY_LOG`: a `tracing` filter. Default `info`.
     pub log: String,
     /// `CHANCERY_LOG_FORMAT`: `text` or `json`. Default `text`.
@@ -301,6 +306,11 @@ impl Config {
             consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
             member_limits: member_limits(&env)?,
             soft_deletion: Duration::from_secs(env.parsed("CHANCERY_SOFT_DELETION_S", SECONDS, 90 * 86_400)?),
+            threads: match env.text("CHANCERY_THREADS") {
+                None => None,
+                Some(_) => Some(env.at_least("CHANCERY_THREADS", COUNT, 1, 1)?),
+            },
+            publish_pace: Duration::from_millis(env.parsed("CHANCERY_PUBLISH_PACE_MS", "a number of milliseconds", 25)?),
             log: env.text("CHANCERY_LOG").unwrap_or_else(|| "info".into()),
             log_json: env.text("CHANCERY_LOG_FORMAT").is_some_and(|format| format == "json"),
             otlp_endpoint: env.text("OTEL_EXPORTER_OTLP_ENDPOINT"),

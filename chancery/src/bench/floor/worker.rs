@@ -11,7 +11,10 @@ use async_nats::jetstream::{
 use bytes::{BufMut, Bytes, BytesMut};
 use futures_util::StreamExt as _;
 use runtime::Config;
-use tokio::sync::mpsc;
+use tokio::{
+    sync::mpsc,
+    time::{Instant, timeout_at},
+};
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
@@ -48,19 +51,22 @@ pub(super) async fn run(config: &Config) -> anyhow::Result<()> {
         });
     }
     let (lane, mut jobs) = mpsc::channel::<Vec<Outgoing>>(WAITING);
-    let publisher = nats.clone();
+    let (publisher, pace) = (nats.clone(), config.publish_pace);
     tokio::spawn(async move {
+        let mut due = Instant::now();
         while let Some(mut events) = jobs.recv().await {
-            // As the product does: what was committed meanwhile goes as one batch, within the server's limit of a thousand.
+            // As the product does: what was committed meanwhile goes as one batch, at the same pace, within the server's limit of a thousand.
             while events.len() < 1_000 - BATCH
-                && let Ok(more) = jobs.try_recv()
+                && let Ok(Some(more)) = timeout_at(due, jobs.recv()).await
             {
                 events.extend(more);
             }
+            let begun = Instant::now();
             if let Err(error) = wire::publish(&publisher, events).await {
                 let _ = failed.send(error).await;
                 return;
             }
+            due = begun + runtime::worker::backoff::rest(begun.elapsed(), pace);
         }
     });
     let work = async {

@@ -6,7 +6,7 @@ use hmac::{Hmac, KeyInit, Mac};
 use serde_json::Value;
 use sha2::{Digest, Sha256};
 
-use crate::row::Content;
+use crate::row::{Content, escaped};
 
 /// A SHA-256.
 pub(crate) type Hash = [u8; 32];
@@ -21,8 +21,8 @@ const FORM: &[u8] = b"chancery-audit-1";
 pub(crate) type Seals = BTreeMap<String, String>;
 
 /// Seals what is personal.
-pub(crate) fn seal(content: &Content, pointers: &[String], salt: &[u8]) -> Seals {
-    pointers.iter().filter_map(|pointer| Some((pointer.clone(), seal_value(salt, pointer, &content.value(pointer)?)))).collect()
+pub(crate) fn seal(content: &Content<'_>, pointers: &[String], salt: &[u8]) -> Seals {
+    pointers.iter().filter_map(|pointer| Some((pointer.clone(), seal_value(salt, pointer, content.value(pointer)?.as_ref())))).collect()
 }
 
 /// HMAC-SHA256(salt, pointer ‖ 0 ‖ value). The pointer keeps equal values of one row from showing that they are equal.
@@ -30,12 +30,12 @@ pub(crate) fn seal_value(salt: &[u8], pointer: &str, value: &Value) -> String {
     let Ok(mut mac) = Hmac::<Sha256>::new_from_slice(salt) else { return String::new() };
     mac.update(pointer.as_bytes());
     mac.update(&[0]);
-    mac.update(canonical(value).as_bytes());
+    mac.update(&canonical(value));
     hex::encode(mac.finalize().into_bytes())
 }
 
 /// The hash of a row that follows `previous`.
-pub(crate) fn hash(previous: &Hash, content: &Content, seals: &Seals) -> Hash {
+pub(crate) fn hash(previous: &Hash, content: &Content<'_>, seals: &Seals) -> Hash {
     let mut hasher = Sha256::new();
     let mut part = |part: Option<&[u8]>| match part {
         // A length before each part: no two rows share an encoding.
@@ -59,65 +59,80 @@ pub(crate) fn hash(previous: &Hash, content: &Content, seals: &Seals) -> Hash {
     part(Some(content.event_id.as_bytes()));
     part(content.command_id.as_ref().map(|id| id.as_bytes().as_slice()));
     part(Some(content.correlation_id.as_bytes()));
-    part(open(content.ip_address.as_deref(), "/ipAddress", seals).as_deref());
-    part(open(content.user_agent.as_deref(), "/userAgent", seals).as_deref());
-    for (side, value) in [("/before", &content.before), ("/after", &content.after)] {
-        part(value.as_ref().map(|value| canonical(&without(value, side, seals))).as_deref().map(str::as_bytes));
+    for (text, pointer) in [(&content.ip_address, "/ipAddress"), (&content.user_agent, "/userAgent")] {
+        // A text is hashed as it is, unless it is sealed.
+        part(text.as_deref().map(str::as_bytes).filter(|_| !seals.contains_key(pointer)));
     }
-    part(Some(canonical(&serde_json::json!(seals)).as_bytes()));
+    for (side, value) in [("/before", &content.before), ("/after", &content.after)] {
+        part(value.as_ref().map(|value| without(value, side, seals)).as_deref());
+    }
+    part(Some(&to_json(seals)));
     hasher.finalize().into()
 }
 
-/// A text that is hashed as it is, unless it is sealed.
-fn open(text: Option<&str>, pointer: &str, seals: &Seals) -> Option<Vec<u8>> {
-    if seals.contains_key(pointer) { None } else { text.map(|text| text.as_bytes().to_vec()) }
-}
-
-/// The value with null wherever something is sealed.
-fn without(value: &Value, side: &str, seals: &Seals) -> Value {
-    let mut value = value.clone();
-    for pointer in seals.keys().filter_map(|pointer| pointer.strip_prefix(side)) {
-        if let Some(sealed) = value.pointer_mut(pointer) {
-            *sealed = Value::Null;
-        }
-    }
-    value
-}
-
-/// One text for one value: no spaces, keys sorted at every depth.
-pub(crate) fn canonical(value: &Value) -> String {
-    let mut text = String::new();
-    write(value, &mut text);
+/// The canonical form of a value with null wherever something is sealed.
+fn without(value: &Value, side: &str, seals: &Seals) -> Vec<u8> {
+    let mut text = Vec::with_capacity(256);
+    let sealed: Vec<&str> = seals.keys().filter_map(|pointer| pointer.strip_prefix(side)).collect();
+    write(value, &mut String::new(), &sealed, &mut text);
     text
 }
 
-fn write(value: &Value, text: &mut String) {
+/// One text for one value: no spaces, keys sorted at every depth.
+pub(crate) fn canonical(value: &Value) -> Vec<u8> {
+    let mut text = Vec::with_capacity(64);
+    write(value, &mut String::new(), &[], &mut text);
+    text
+}
+
+/// Writes a value that stands at `pointer`; what is at a sealed pointer is null.
+fn write(value: &Value, pointer: &mut String, sealed: &[&str], text: &mut Vec<u8>) {
+    if sealed.contains(&pointer.as_str()) {
+        return text.extend_from_slice(b"null");
+    }
     match value {
         Value::Object(fields) => {
-            let sorted: BTreeMap<&String, &Value> = fields.iter().collect();
-            text.push('{');
+            let mut sorted: Vec<(&String, &Value)> = fields.iter().collect();
+            sorted.sort_unstable_by_key(|(name, _)| *name);
+            text.push(b'{');
             for (index, (name, value)) in sorted.into_iter().enumerate() {
                 if index > 0 {
-                    text.push(',');
+                    text.push(b',');
                 }
-                text.push_str(&Value::from(name.as_str()).to_string());
-                text.push(':');
-                write(value, text);
+                text.extend(to_json(name));
+                text.push(b':');
+                below(pointer, name, sealed, |pointer| write(value, pointer, sealed, text));
             }
-            text.push('}');
+            text.push(b'}');
         }
         Value::Array(items) => {
-            text.push('[');
+            text.push(b'[');
             for (index, value) in items.iter().enumerate() {
                 if index > 0 {
-                    text.push(',');
+                    text.push(b',');
                 }
-                write(value, text);
+                below(pointer, &index.to_string(), sealed, |pointer| write(value, pointer, sealed, text));
             }
-            text.push(']');
+            text.push(b']');
         }
-        other => text.push_str(&other.to_string()),
+        other => text.extend(to_json(other)),
     }
+}
+
+/// Goes one step down. Where nothing is sealed nobody asks for the pointer.
+fn below(pointer: &mut String, name: &str, sealed: &[&str], work: impl FnOnce(&mut String)) {
+    let length = pointer.len();
+    if !sealed.is_empty() {
+        pointer.push('/');
+        pointer.push_str(&escaped(name));
+    }
+    work(pointer);
+    pointer.truncate(length);
+}
+
+/// JSON without spaces. What is written here has text keys only, and cannot fail.
+pub(crate) fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Vec<u8> {
+    serde_json::to_vec(value).unwrap_or_default()
 }
 
 #[cfg(test)]
@@ -129,7 +144,15 @@ mod tests {
     #[test]
     fn the_canonical_form_does_not_depend_on_order() {
         let one: Value = serde_json::from_str(r#"{"b":[1,{"y":null,"x":"ü\""}],"a":1.5}"#).unwrap();
-        assert_eq!(canonical(&one), r#"{"a":1.5,"b":[1,{"x":"ü\"","y":null}]}"#);
+        assert_eq!(String::from_utf8_lossy(&canonical(&one)), r#"{"a":1.5,"b":[1,{"x":"ü\"","y":null}]}"#);
+    }
+
+    #[test]
+    fn what_is_sealed_is_null_at_its_place_alone() {
+        let value = json!({ "a": { "b/c": "secret", "d": 1 }, "list": ["x", { "y": "secret" }], "b/c": "open" });
+        let seals: Seals = ["/after/a/b~1c", "/after/list/1/y", "/before/list"].map(|pointer| (pointer.to_owned(), String::new())).into();
+        let text = String::from_utf8(without(&value, "/after", &seals)).unwrap();
+        assert_eq!(text, r#"{"a":{"b/c":null,"d":1},"b/c":"open","list":["x",{"y":null}]}"#);
     }
 
     #[test]

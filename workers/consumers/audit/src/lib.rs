@@ -18,7 +18,7 @@ use runtime::{
 use subjects::stream;
 
 pub use head::Head;
-pub use store::record;
+pub use store::Recorder;
 pub use verify::{Broken, Report, VerifyError, verify};
 
 /// Delays before the second, third … try.
@@ -41,7 +41,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         batch: config.consumer_batch,
         backoff: BACKOFF,
     };
-    let pool = pool(&config, "chancery audit")?;
-    let handler = async |events: &[Event]| -> Result<(), Failure> { record(&pool, events).await };
+    let mut recorder = Recorder::new(pool(&config, "chancery audit")?);
+    let handler = async move |events: &[Event]| -> Result<(), Failure> { recorder.record(events).await };
     Ok(consume(durable, &config, stop, handler).await?)
 }

@@ -1,5 +1,7 @@
 //! From an event to what its row says.
 
+use std::borrow::Cow;
+
 use aggregates::registry;
 use runtime::consume::Event;
 use serde_json::{Map, Value};
@@ -9,28 +11,28 @@ use uuid::Uuid;
 
 /// The content of a row, as the hash covers it.
 #[derive(Debug, Clone, PartialEq)]
-pub(crate) struct Content {
+pub(crate) struct Content<'a> {
     pub(crate) id: Uuid,
     pub(crate) n: i64,
     pub(crate) tenant: TenantId,
     pub(crate) sequence: i64,
-    pub(crate) action: String,
-    pub(crate) entity_type: String,
-    pub(crate) entity_id: String,
-    pub(crate) performed_by: String,
+    pub(crate) action: Cow<'a, str>,
+    pub(crate) entity_type: Cow<'a, str>,
+    pub(crate) entity_id: Cow<'a, str>,
+    pub(crate) performed_by: Cow<'a, str>,
     pub(crate) occurred_at: OffsetDateTime,
     pub(crate) event_id: Uuid,
     pub(crate) command_id: Option<Uuid>,
-    pub(crate) correlation_id: String,
-    pub(crate) ip_address: Option<String>,
-    pub(crate) user_agent: Option<String>,
+    pub(crate) correlation_id: Cow<'a, str>,
+    pub(crate) ip_address: Option<Cow<'a, str>>,
+    pub(crate) user_agent: Option<Cow<'a, str>>,
     pub(crate) before: Option<Value>,
     pub(crate) after: Option<Value>,
 }
 
-impl Content {
+impl<'a> Content<'a> {
     /// Reads an event; `n` is given later, with the row's place in the chain.
-    pub(crate) fn of(event: &Event) -> Self {
+    pub(crate) fn of(event: &'a Event) -> Self {
         let envelope = &event.envelope;
         let (before, after) = before_and_after(&envelope.data);
         Self {
@@ -39,15 +41,15 @@ impl Content {
             tenant: envelope.tenant_id,
             sequence: i64::try_from(envelope.sequence).unwrap_or(i64::MAX),
             action: action(&envelope.event_type),
-            entity_type: envelope.aggregate.name().to_owned(),
-            entity_id: envelope.aggregate_id.clone(),
-            performed_by: envelope.user_id.map_or_else(|| "system".to_owned(), |actor| actor.to_string()),
+            entity_type: envelope.aggregate.name().into(),
+            entity_id: envelope.aggregate_id.as_str().into(),
+            performed_by: envelope.user_id.map_or(Cow::Borrowed("system"), |actor| actor.to_string().into()),
             occurred_at: envelope.timestamp,
             event_id: envelope.id.uuid(),
             command_id: envelope.causation_id.parse::<CommandId>().ok().map(|id| id.uuid()),
-            correlation_id: envelope.correlation_id.clone(),
-            ip_address: event.header(header::IP).map(str::to_owned),
-            user_agent: event.header(header::USER_AGENT).map(str::to_owned),
+            correlation_id: envelope.correlation_id.as_str().into(),
+            ip_address: event.header(header::IP).map(Cow::Borrowed),
+            user_agent: event.header(header::USER_AGENT).map(Cow::Borrowed),
             before,
             after,
         }
@@ -73,13 +75,13 @@ impl Content {
     }
 
     /// The value at one of those pointers.
-    pub(crate) fn value(&self, pointer: &str) -> Option<Value> {
-        let text = |text: &Option<String>| text.clone().map(Value::String);
+    pub(crate) fn value(&self, pointer: &str) -> Option<Cow<'_, Value>> {
+        let text = |text: &Option<Cow<'_, str>>| text.as_deref().map(|text| Cow::Owned(Value::from(text)));
         match pointer.split('/').nth(1) {
             Some("ipAddress") => text(&self.ip_address),
             Some("userAgent") => text(&self.user_agent),
-            Some("before") => self.before.as_ref()?.pointer(pointer.strip_prefix("/before")?).cloned(),
-            Some("after") => self.after.as_ref()?.pointer(pointer.strip_prefix("/after")?).cloned(),
+            Some("before") => self.before.as_ref()?.pointer(pointer.strip_prefix("/before")?).map(Cow::Borrowed),
+            Some("after") => self.after.as_ref()?.pointer(pointer.strip_prefix("/after")?).map(Cow::Borrowed),
             _ => None,
         }
         .filter(|value| !value.is_null())
@@ -116,8 +118,8 @@ fn half_of_a_pair(name: &str, this: &str, other: &str, fields: &Map<String, Valu
 }
 
 /// The event's name in the audit.
-fn action(event_type: &str) -> String {
-    registry::event(event_type).map_or_else(|| event_type.to_uppercase().replace('.', "_"), |entry| entry.audit_action.to_owned())
+fn action(event_type: &str) -> Cow<'static, str> {
+    registry::event(event_type).map_or_else(|| event_type.to_uppercase().replace('.', "_").into(), |entry| entry.audit_action.into())
 }
 
 /// Where a pointer into the event's data leads in one side of a row: what stood under `changes` or beside its pair has moved up.
@@ -134,7 +136,7 @@ fn places(pointer: &str, side: &Value) -> Vec<String> {
     candidates.into_iter().flatten().filter(|candidate| side.pointer(candidate).is_some()).collect()
 }
 
-fn escaped(field: &str) -> String {
+pub(crate) fn escaped(field: &str) -> String {
     field.replace('~', "~0").replace('/', "~1")
 }
 

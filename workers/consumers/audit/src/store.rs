@@ -1,6 +1,13 @@
-//! Writing: known ids dropped first, then numbered and chained per tenant, one insert a batch.
+//! Writing: numbered and chained per tenant, one insert a batch, known ids dropped first.
+//!
+//! An event that is delivered for the first time is taken for new, and the end of a chain for what it was after the last batch: then a
+//! batch is one statement. Whoever is mistaken (another writer, a repeat) is refused by the keys of the table, reads what is there, and
+//! writes what is left.
 
-use std::collections::{HashMap, HashSet};
+use std::{
+    borrow::Cow,
+    collections::{HashMap, HashSet},
+};
 
 use deadpool_postgres::{Client, Pool};
 use futures_util::future::try_join;
@@ -10,7 +17,6 @@ use runtime::{
     consume::{Event, judge},
     failpoint,
 };
-use serde_json::Value;
 use tokio_postgres::{Error, error::SqlState};
 use uuid::Uuid;
 
@@ -21,37 +27,63 @@ use crate::{
 
 /// How often the loser of a race reads the heads again before the loop waits a little.
 const RACES: u32 = 16;
-
-/// Writes the rows of these events, each exactly once however often it is given them.
-///
-/// # Errors
-/// The database is away or busy, or an event holds what cannot be stored.
-pub async fn record(pool: &Pool, events: &[Event]) -> Result<(), Failure> {
-    let client = pool.get().await.map_err(Failure::outage)?;
-    for _ in 0..RACES {
-        match append(&client, events).await {
-            Ok(()) => return Ok(()),
-            // Another writer took the number (or the event) first: what it wrote is read and followed.
-            Err(error) if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::T_R_DEADLOCK_DETECTED)) => {
-                tracing::debug!("another writer was faster");
-            }
-            Err(error) => return Err(judge(&error)),
-        }
-    }
-    Err(Failure::outage("other writers were always faster"))
-}
+/// Chains whose end is remembered at most; beyond, all are forgotten.
+const REMEMBERED: usize = 50_000;
 
 /// The end of a tenant's chain.
 type Heads = HashMap<Uuid, (i64, Hash)>;
 
-async fn append(client: &Client, events: &[Event]) -> Result<(), Error> {
-    // Both at once: one way to the server and back.
-    let (known, mut heads) = try_join(known(client, events), heads(client, events)).await?;
-    let mut seen = known;
+/// Writes the log, and remembers where its chains end.
+#[derive(Debug)]
+pub struct Recorder {
+    pool: Pool,
+    heads: Heads,
+}
+
+impl Recorder {
+    /// Writes through this pool.
+    pub fn new(pool: Pool) -> Self {
+        Self { pool, heads: Heads::new() }
+    }
+
+    /// Writes the rows of these events, each exactly once however often it is given them.
+    ///
+    /// # Errors
+    /// The database is away or busy, or an event holds what cannot be stored.
+    pub async fn record(&mut self, events: &[Event]) -> Result<(), Failure> {
+        // What is remembered holds only after a success.
+        let mut heads = std::mem::take(&mut self.heads);
+        let client = self.pool.get().await.map_err(Failure::outage)?;
+        let mut doubtful = events.iter().any(|event| event.delivered > 1);
+        for _ in 0..RACES {
+            match append(&client, events, &mut heads, doubtful).await {
+                Ok(()) => {
+                    if heads.len() <= REMEMBERED {
+                        self.heads = heads;
+                    }
+                    return Ok(());
+                }
+                // Another writer took the number (or the event) first: what it wrote is read and followed.
+                Err(error) if matches!(error.code(), Some(&SqlState::UNIQUE_VIOLATION | &SqlState::T_R_DEADLOCK_DETECTED)) => {
+                    tracing::debug!("another writer was faster");
+                    heads.clear();
+                    doubtful = true;
+                }
+                Err(error) => return Err(judge(&error)),
+            }
+        }
+        Err(Failure::outage("other writers were always faster"))
+    }
+}
+
+async fn append(client: &Client, events: &[Event], heads: &mut Heads, doubtful: bool) -> Result<(), Error> {
+    // Both at once: one way to the server and back, or none.
+    let known = async { if doubtful { known(client, events).await } else { Ok(HashSet::new()) } };
+    let (mut seen, ()) = try_join(known, read_heads(client, events, heads)).await?;
     let mut rows = Rows::default();
     for event in events {
         if seen.insert(event.envelope.id.uuid()) {
-            rows.chain(event, &mut heads);
+            rows.chain(event, heads);
         }
     }
     failpoint::hit("audit_numbered");
@@ -69,37 +101,48 @@ async fn known(client: &Client, events: &[Event]) -> Result<HashSet<Uuid>, Error
     Ok(client.query(&statement, &[&ids]).await?.iter().map(|row| row.get(0)).collect())
 }
 
-async fn heads(client: &Client, events: &[Event]) -> Result<Heads, Error> {
-    let tenants: HashSet<Uuid> = events.iter().map(|event| event.envelope.tenant_id.uuid()).collect();
-    let tenants: Vec<Uuid> = tenants.into_iter().collect();
+/// Reads the ends that are not remembered.
+async fn read_heads(client: &Client, events: &[Event], heads: &mut Heads) -> Result<(), Error> {
+    let unknown: HashSet<Uuid> = events.iter().map(|event| event.envelope.tenant_id.uuid()).filter(|tenant| !heads.contains_key(tenant)).collect();
+    if unknown.is_empty() {
+        return Ok(());
+    }
+    let unknown: Vec<Uuid> = unknown.into_iter().collect();
     let statement = client
         .prepare_cached(
             "SELECT t.id, head.n, head.hash FROM unnest($1::uuid[]) t (id)
              CROSS JOIN LATERAL (SELECT n, hash FROM audit_log WHERE tenant_id = t.id ORDER BY n DESC LIMIT 1) head",
         )
         .await?;
-    let rows = client.query(&statement, &[&tenants]).await?;
-    // The table checks the length of a hash.
-    Ok(rows.iter().map(|row| (row.get(0), (row.get(1), row.get::<_, &[u8]>(2).try_into().unwrap_or(chain::START)))).collect())
+    for row in client.query(&statement, &[&unknown]).await? {
+        // The table checks the length of a hash.
+        heads.insert(row.get(0), (row.get(1), row.get::<_, &[u8]>(2).try_into().unwrap_or(chain::START)));
+    }
+    Ok(())
+}
+
+/// JSON as the table takes it. What is written here has text keys only, and cannot fail.
+fn text(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 /// The columns of the rows to insert.
 #[derive(Default)]
-struct Rows {
+struct Rows<'a> {
     ids: Vec<Uuid>,
     numbers: Vec<i64>,
     tenants: Vec<Uuid>,
     sequences: Vec<i64>,
-    actions: Vec<String>,
-    entity_types: Vec<String>,
-    entity_ids: Vec<String>,
-    performed_by: Vec<String>,
+    actions: Vec<Cow<'a, str>>,
+    entity_types: Vec<Cow<'a, str>>,
+    entity_ids: Vec<Cow<'a, str>>,
+    performed_by: Vec<Cow<'a, str>>,
     occurred_at: Vec<time::OffsetDateTime>,
     event_ids: Vec<Uuid>,
     command_ids: Vec<Option<Uuid>>,
-    correlation_ids: Vec<String>,
-    ip_addresses: Vec<Option<String>>,
-    user_agents: Vec<Option<String>>,
+    correlation_ids: Vec<Cow<'a, str>>,
+    ip_addresses: Vec<Option<Cow<'a, str>>>,
+    user_agents: Vec<Option<Cow<'a, str>>>,
     before: Vec<Option<String>>,
     after: Vec<Option<String>>,
     seals: Vec<String>,
@@ -107,9 +150,9 @@ struct Rows {
     hashes: Vec<Vec<u8>>,
 }
 
-impl Rows {
+impl<'a> Rows<'a> {
     /// Adds an event at the end of its tenant's chain.
-    fn chain(&mut self, event: &Event, heads: &mut Heads) {
+    fn chain(&mut self, event: &'a Event, heads: &mut Heads) {
         let mut content = Content::of(event);
         let (n, previous) = heads.get(&content.tenant.uuid()).copied().unwrap_or((0, chain::START));
         content.n = n + 1;
@@ -121,8 +164,7 @@ impl Rows {
         self.push(content, &seals, salt, hash);
     }
 
-    fn push(&mut self, content: Content, seals: &Seals, salt: Option<[u8; 32]>, hash: Hash) {
-        let text = |value: Option<Value>| value.map(|value| value.to_string());
+    fn push(&mut self, content: Content<'a>, seals: &Seals, salt: Option<[u8; 32]>, hash: Hash) {
         self.ids.push(content.id);
         self.numbers.push(content.n);
         self.tenants.push(content.tenant.uuid());
@@ -137,9 +179,9 @@ impl Rows {
         self.correlation_ids.push(content.correlation_id);
         self.ip_addresses.push(content.ip_address);
         self.user_agents.push(content.user_agent);
-        self.before.push(text(content.before));
-        self.after.push(text(content.after));
-        self.seals.push(serde_json::json!(seals).to_string());
+        self.before.push(content.before.as_ref().map(text));
+        self.after.push(content.after.as_ref().map(text));
+        self.seals.push(text(seals));
         self.salts.push(salt.map(Vec::from));
         self.hashes.push(Vec::from(hash));
     }

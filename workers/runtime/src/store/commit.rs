@@ -26,7 +26,7 @@ pub struct Step {
     pub mark: Mark,
 }
 
-/// A row of `tenants`.
+/// A row of `tenants`: written when the roster changes, with where the tenant's history was then.
 #[derive(Debug, Clone)]
 pub struct TenantRow {
     /// Which tenant.
@@ -122,7 +122,7 @@ pub struct DeadLetterRow {
 pub struct Writes {
     /// One a partition.
     pub steps: Vec<Step>,
-    /// Tenants with new events.
+    /// Tenants with another roster.
     pub tenants: Vec<TenantRow>,
     /// States that changed.
     pub states: Vec<StateRow>,

@@ -8,7 +8,7 @@ use time::OffsetDateTime;
 use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
 
-/// The sequence and clock of a tenant; its roster is in the [`World`].
+/// The sequence and clock of a tenant, which are those of its last event; its roster is in the [`World`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct TenantHead {
     /// The tenant's last event.
@@ -50,8 +50,9 @@ impl Statements {
                 .await?,
             tenants: client
                 .prepare(
-                    "SELECT u.id, t.sequence, t.last_event_at, t.roster::text FROM unnest($1::uuid[]) u (id)
-                     CROSS JOIN LATERAL (SELECT sequence, last_event_at, roster FROM tenants WHERE tenant_id = u.id OFFSET 0) t",
+                    "SELECT u.id, e.sequence, e.occurred_at, t.roster::text FROM unnest($1::uuid[]) u (id)
+                     CROSS JOIN LATERAL (SELECT roster FROM tenants WHERE tenant_id = u.id OFFSET 0) t
+                     CROSS JOIN LATERAL (SELECT sequence, occurred_at FROM events WHERE tenant_id = u.id ORDER BY sequence DESC LIMIT 1) e",
                 )
                 .await?,
             states: client

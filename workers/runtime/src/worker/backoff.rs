@@ -30,3 +30,9 @@ impl Backoff {
         tokio::time::sleep(wait).await;
     }
 }
+
+/// From the start of one batch to that of the next, after one that took so long: the lane is busy an eighth of the time, and what waits
+/// meanwhile goes as one batch. After a pause nothing waits.
+pub fn rest(took: Duration, longest: Duration) -> Duration {
+    (took * 8).min(longest)
+}

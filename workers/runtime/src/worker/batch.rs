@@ -54,9 +54,21 @@ pub(crate) struct Batch {
 pub(crate) struct Known {
     pub(crate) world: World,
     pub(crate) heads: HashMap<TenantId, TenantHead>,
+    /// Batches for which the inbox is still asked about every command, see [`Known::doubt`].
+    doubt: u32,
 }
 
+/// Batches that ask the inbox about every command after one that met a command decided before.
+const DOUBT: u32 = 256;
+
 impl Known {
+    /// Something in the table contradicts what was taken for new. A command with a key may come again at any time and is always looked
+    /// up; any other has a fresh id, comes again only after trouble, and is refused by the table if it does. From now on, for a while,
+    /// all are looked up.
+    pub(crate) fn doubt(&mut self) {
+        self.doubt = DOUBT;
+    }
+
     /// Forgets everything that was read: the next batch reads committed state again.
     pub(crate) fn forget(&mut self) {
         self.world.states.clear();
@@ -74,13 +86,16 @@ impl Known {
     }
 
     /// What a batch has to ask the database for, and what can be asked only when the claims are known.
-    pub(crate) fn wanted(&self, items: &[Item], now: OffsetDateTime) -> (Wanted, Vec<Needs>) {
+    pub(crate) fn wanted(&mut self, items: &[Item], now: OffsetDateTime) -> (Wanted, Vec<Needs>) {
         let mut wanted = Wanted::default();
+        self.doubt = self.doubt.saturating_sub(1);
         let mut following = Vec::new();
         for item in items {
             match &item.parsed {
                 Parsed::Command(readable) => {
-                    wanted.commands.push(readable.message.id.uuid());
+                    if readable.message.keyed || self.doubt > 0 {
+                        wanted.commands.push(readable.message.id.uuid());
+                    }
                     if item.condemned.is_some() {
                         // It is written off unread: what it needs may be what cannot be read.
                         continue;
@@ -136,7 +151,8 @@ pub(crate) struct Decider<'a> {
     positions: BTreeMap<u16, Position>,
     claims_before: HashMap<Claim, Option<Holder>>,
     touched: BTreeSet<Key>,
-    tenants: HashSet<TenantId>,
+    /// Tenants whose roster has to be written.
+    rosters: HashSet<TenantId>,
     pub(super) batch: Batch,
     now: OffsetDateTime,
 }
@@ -149,7 +165,7 @@ impl<'a> Decider<'a> {
             positions,
             claims_before: HashMap::new(),
             touched: BTreeSet::new(),
-            tenants: HashSet::new(),
+            rosters: HashSet::new(),
             batch: Batch::default(),
             now: timestamp::to_millis(now),
         }
@@ -235,20 +251,21 @@ impl<'a> Decider<'a> {
                 let before = self.known.world.claims.get(claim).copied().unwrap_or(held);
                 self.claims_before.entry(claim.clone()).or_insert(before);
             }
-            let (aggregate_version, _) = self.known.world.apply(tenant, emitted, about.now);
+            let applied = self.known.world.apply(tenant, emitted, about.now);
+            // Also at a tenant's first event: its row tells that it exists.
+            if applied.roster_changed || head.sequence == 0 {
+                self.rosters.insert(tenant);
+            }
             if emitted.event.changes_state() {
                 self.touched.insert(Key { tenant, kind: emitted.event.kind(), id: emitted.id });
             }
             position.sequence += 1;
             head.sequence += 1;
             head.last_event_at = about.now;
-            let place = Place { partition, partition_sequence: position.sequence, sequence: head.sequence, aggregate_version, at: about.now };
+            let place = Place { partition, partition_sequence: position.sequence, sequence: head.sequence, aggregate_version: applied.version, at: about.now };
             let row = event::row(emitted, message, place, readable.meta.clone())?;
             events.push(OutcomeEvent { id: subjects::EventId::new(row.id), event_type: row.event_type.clone() });
             self.batch.writes.events.push(row);
-        }
-        if !events.is_empty() {
-            self.tenants.insert(tenant);
         }
         self.known.heads.insert(tenant, head);
         self.positions.insert(partition, position);
@@ -307,7 +324,7 @@ impl<'a> Decider<'a> {
                 updated_at: self.now,
             });
         }
-        for tenant in &self.tenants {
+        for tenant in &self.rosters {
             let Some(head) = self.known.heads.get(tenant) else { continue };
             writes.tenants.push(TenantRow {
                 tenant: *tenant,

@@ -83,6 +83,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         partitions: config.partitions,
         marks: marks.clone(),
         timeout: config.publish_timeout,
+        pace: config.publish_pace,
         fenced: BTreeMap::new(),
         stop: hard_stop.clone(),
     };

@@ -17,10 +17,16 @@ use bytes::Bytes;
 use deadpool_postgres::Pool;
 use serde::Deserialize;
 use subjects::{TenantId, UserId, header};
-use tokio::sync::{mpsc, oneshot};
+use tokio::{
+    sync::{mpsc, oneshot},
+    time::{Instant, timeout_at},
+};
 use uuid::Uuid;
 
-use super::{backoff::Backoff, settle};
+use super::{
+    backoff::{self, Backoff},
+    settle,
+};
 use crate::{
     Stop, failpoint,
     nats::Connection,
@@ -119,6 +125,8 @@ pub(crate) struct Outbox {
     pub(crate) partitions: u16,
     pub(crate) marks: Marks,
     pub(crate) timeout: Duration,
+    /// How long events wait for each other at most, counted from the start of the last batch.
+    pub(crate) pace: Duration,
     pub(crate) fenced: BTreeMap<u16, Fenced>,
     pub(crate) stop: Stop,
 }
@@ -151,6 +159,8 @@ impl Outbox {
     /// Works until the jobs end. `stop` ends it in the middle of an endless retry: the successor settles.
     pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
         let mut next = None;
+        // The first batch after a pause waits for nothing.
+        let mut due = Instant::now();
         while let Some(job) = match next.take() {
             Some(job) => Some(job),
             None => jobs.recv().await,
@@ -159,16 +169,18 @@ impl Outbox {
                 Job::Publish(mut events) => {
                     // What was committed while the last batch was on its way goes as one: a batch costs the server much, a message little.
                     while events.len() < BATCH {
-                        match jobs.try_recv() {
-                            Ok(Job::Publish(more)) => events.extend(more),
-                            Ok(other) => {
+                        match timeout_at(due, jobs.recv()).await {
+                            Ok(Some(Job::Publish(more))) => events.extend(more),
+                            Ok(Some(other)) => {
                                 next = Some(other);
                                 break;
                             }
-                            Err(_) => break,
+                            Ok(None) | Err(_) => break,
                         }
                     }
+                    let begun = Instant::now();
                     self.publish(events).await;
+                    due = begun + backoff::rest(begun.elapsed(), self.pace);
                 }
                 Job::Take { partitions } => {
                     for (partition, epoch) in &partitions {
@@ -269,28 +281,46 @@ impl Outbox {
 
     fn headers(&self, event: &EventRow, first: bool, batch: Option<&str>, place: usize, last: bool) -> HeaderMap {
         let mut headers = HeaderMap::new();
-        headers.insert(header::MESSAGE_ID, subjects::EventId::new(event.id).to_string());
-        headers.insert(header::TENANT, event.tenant.to_string());
-        headers.insert(header::TYPE, event.event_type.as_str());
-        headers.insert(header::AGGREGATE_ID, aggregate_id(event));
-        headers.insert(header::SEQUENCE, event.sequence.to_string());
-        headers.insert(header::CONTENT_TYPE, header::JSON);
+        headers.insert(names::MESSAGE_ID.clone(), subjects::EventId::new(event.id).to_string());
+        headers.insert(names::TENANT.clone(), event.tenant.to_string());
+        headers.insert(names::TYPE.clone(), event.event_type.as_str());
+        headers.insert(names::AGGREGATE_ID.clone(), aggregate_id(event));
+        headers.insert(names::SEQUENCE.clone(), event.sequence.to_string());
+        headers.insert(names::CONTENT_TYPE.clone(), header::JSON);
         for (name, value) in event.meta.as_deref().map(super::event::meta_headers).unwrap_or_default() {
             headers.insert(name, value);
         }
         if first && let Some(fenced) = self.fenced.get(&event.partition) {
-            headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, fenced.fence.to_string());
-            headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, subjects::fence(event.partition));
+            headers.insert(names::EXPECTED.clone(), fenced.fence.to_string());
+            headers.insert(names::EXPECTED_SUBJECT.clone(), subjects::fence(event.partition));
         }
         if let Some(batch) = batch {
-            headers.insert(header::BATCH_ID, batch);
-            headers.insert(header::BATCH_SEQUENCE, place.to_string());
+            headers.insert(names::BATCH_ID.clone(), batch);
+            headers.insert(names::BATCH_SEQUENCE.clone(), place.to_string());
             if last {
-                headers.insert(header::BATCH_COMMIT, "1");
+                headers.insert(names::BATCH_COMMIT.clone(), "1");
             }
         }
         headers
     }
+}
+
+/// The names of an event's headers, made once.
+mod names {
+    use async_nats::HeaderName;
+    use subjects::header;
+
+    pub(super) static MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
+    pub(super) static TENANT: HeaderName = HeaderName::from_static(header::TENANT);
+    pub(super) static TYPE: HeaderName = HeaderName::from_static(header::TYPE);
+    pub(super) static AGGREGATE_ID: HeaderName = HeaderName::from_static(header::AGGREGATE_ID);
+    pub(super) static SEQUENCE: HeaderName = HeaderName::from_static(header::SEQUENCE);
+    pub(super) static CONTENT_TYPE: HeaderName = HeaderName::from_static(header::CONTENT_TYPE);
+    pub(super) static EXPECTED: HeaderName = HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE);
+    pub(super) static EXPECTED_SUBJECT: HeaderName = HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT);
+    pub(super) static BATCH_ID: HeaderName = HeaderName::from_static(header::BATCH_ID);
+    pub(super) static BATCH_SEQUENCE: HeaderName = HeaderName::from_static(header::BATCH_SEQUENCE);
+    pub(super) static BATCH_COMMIT: HeaderName = HeaderName::from_static(header::BATCH_COMMIT);
 }
 
 fn subject(event: &EventRow) -> String {

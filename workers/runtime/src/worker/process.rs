@@ -127,7 +127,10 @@ impl Engine {
                 known.forget();
                 Err(match error {
                     CommitError::Fenced => Trouble::Ownership,
-                    CommitError::Conflict => Trouble::Conflict,
+                    CommitError::Conflict => {
+                        known.doubt();
+                        Trouble::Conflict
+                    }
                     CommitError::Data(error) => Trouble::Data(store::describe(&error)),
                     // Whether it was written shows in the cursors; they are compared before anything is repeated.
                     CommitError::Unknown(error) => {
