@@ -1,6 +1,9 @@
 //! The ledger: one row for each thing that one person is to be told about one event.
 
+use std::collections::{HashMap, HashSet};
+
 use deadpool_postgres::{Pool, Transaction};
+use futures_util::future::try_join_all;
 use runtime::{
     Failure,
     consume::{Event, judge},
@@ -33,14 +36,22 @@ pub(crate) fn database(error: Error) -> Failure {
 pub async fn record(pool: &Pool, links: &Links, events: &[Event]) -> Result<(), Failure> {
     let mut client = pool.get().await.map_err(Failure::outage)?;
     let transaction = client.transaction().await.map_err(database)?;
-    for event in events {
-        let envelope = &event.envelope;
-        let notices = notices(envelope)?;
-        if aggregates::registry::event(&envelope.event_type).is_none() {
-            continue;
-        }
+    let mut told = Vec::with_capacity(events.len());
+    for event in events.iter().filter(|event| aggregates::registry::event(&event.envelope.event_type).is_some()) {
+        told.push((&event.envelope, notices(&event.envelope)?));
+    }
+    let switches = Switches::read(&transaction, &told).await?;
+    // Events that tell nobody anything are only followed: their statements leave together and are answered in one round trip.
+    let mut quiet = Vec::new();
+    for (envelope, mut notices) in told {
+        notices.retain(|notice| switches.are_on(envelope, notice.switch));
         // The last mail to somebody needs the address that the event takes away.
         let last = envelope.event_type == "user.deleted";
+        if notices.is_empty() && !last {
+            quiet.push(envelope);
+            continue;
+        }
+        try_join_all(quiet.drain(..).map(|envelope| projection::follow(&transaction, envelope))).await?;
         if !last {
             projection::follow(&transaction, envelope).await?;
         }
@@ -51,6 +62,7 @@ pub async fn record(pool: &Pool, links: &Links, events: &[Event]) -> Result<(), 
             projection::follow(&transaction, envelope).await?;
         }
     }
+    try_join_all(quiet.into_iter().map(|envelope| projection::follow(&transaction, envelope))).await?;
     failpoint::hit("notifications_before_commit");
     transaction.commit().await.map_err(database)
 }
@@ -64,9 +76,6 @@ const INSERT: &str = "INSERT INTO notifications.ledger (event_id, effect, recipi
 const ONCE: &str = ") r ON CONFLICT DO NOTHING";
 
 async fn enter(transaction: &Transaction<'_>, links: &Links, envelope: &Envelope, mut notice: Notice) -> Result<(), Failure> {
-    if !is_switched_on(transaction, envelope, notice.switch).await? {
-        return Ok(());
-    }
     look_up_actor(transaction, envelope, &mut notice.context).await?;
     let row = Row {
         event: envelope.id.uuid(),
@@ -148,29 +157,51 @@ impl Row {
 /// Whether somebody was entered before.
 async fn told(transaction: &Transaction<'_>, row: &Row) -> Result<bool, Failure> {
     let statement = "SELECT FROM notifications.ledger WHERE event_id = $1 AND effect = $2 LIMIT 1";
-    Ok(transaction.query_opt(statement, &[&row.event, &row.effect]).await.map_err(database)?.is_some())
+    Ok(!query(transaction, statement, &[&row.event, &row.effect]).await?.is_empty())
 }
 
 /// Nobody was entered: that is in order when they were entered before, or are known to be out of reach. Otherwise the event that tells
 /// of them is still on its way.
 async fn must_be_known(transaction: &Transaction<'_>, row: &Row, user: UserId, known: &str) -> Result<(), Failure> {
     let told = told(transaction, row).await?;
-    let known = transaction.query(known, &[&user.uuid()]).await.map_err(database)?;
+    let known = query(transaction, known, &[&user.uuid()]).await?;
     if told || !known.is_empty() || row.stale {
         return Ok(());
     }
     Err(Failure::retry("the recipient is not known yet"))
 }
 
-async fn is_switched_on(transaction: &Transaction<'_>, envelope: &Envelope, switch: Switch) -> Result<bool, Failure> {
-    let column = match switch {
-        Switch::Always => return Ok(true),
-        Switch::ProfileUpdated => "profile_updated",
-        Switch::InvitationExpired => "invitation_expired",
-    };
-    let statement = format!("SELECT {column} FROM notifications.switches WHERE tenant_id = $1");
-    let row = transaction.query_opt(&statement, &[&envelope.tenant_id.uuid()]).await.map_err(database)?;
-    Ok(row.is_some_and(|row| row.get(0)))
+/// What the tenants of a batch have switched on, of what must be.
+#[derive(Default)]
+struct Switches(HashMap<Uuid, (bool, bool)>);
+
+impl Switches {
+    async fn read(transaction: &Transaction<'_>, told: &[(&Envelope, Vec<Notice>)]) -> Result<Self, Failure> {
+        let asks = |notices: &[Notice]| notices.iter().any(|notice| notice.switch != Switch::Always);
+        let tenants: HashSet<Uuid> = told.iter().filter(|(_, notices)| asks(notices)).map(|(envelope, _)| envelope.tenant_id.uuid()).collect();
+        if tenants.is_empty() {
+            return Ok(Self::default());
+        }
+        let tenants: Vec<Uuid> = tenants.into_iter().collect();
+        let select = "SELECT tenant_id, profile_updated, invitation_expired FROM notifications.switches WHERE tenant_id = ANY ($1)";
+        let rows = query(transaction, select, &[&tenants]).await?;
+        Ok(Self(rows.iter().map(|row| (row.get(0), (row.get(1), row.get(2)))).collect()))
+    }
+
+    fn are_on(&self, envelope: &Envelope, switch: Switch) -> bool {
+        // No row: nothing is on.
+        let (profile_updated, invitation_expired) = self.0.get(&envelope.tenant_id.uuid()).copied().unwrap_or_default();
+        match switch {
+            Switch::Always => true,
+            Switch::ProfileUpdated => profile_updated,
+            Switch::InvitationExpired => invitation_expired,
+        }
+    }
+}
+
+async fn query(transaction: &Transaction<'_>, statement: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<tokio_postgres::Row>, Failure> {
+    let statement = transaction.prepare_cached(statement).await.map_err(database)?;
+    transaction.query(&statement, parameters).await.map_err(database)
 }
 
 /// Replaces the id of who did something by a name that the tenant's members may see.
@@ -181,8 +212,8 @@ async fn look_up_actor(transaction: &Transaction<'_>, envelope: &Envelope, conte
     if let Some(user) = user {
         let statement = "SELECT p.full_name FROM notifications.members m JOIN notifications.people p USING (user_id)
              WHERE m.tenant_id = $1 AND m.user_id = $2";
-        let row = transaction.query_opt(statement, &[&envelope.tenant_id.uuid(), &user.uuid()]).await.map_err(database)?;
-        name = row.and_then(|row| row.get::<_, Option<String>>(0));
+        let rows = query(transaction, statement, &[&envelope.tenant_id.uuid(), &user.uuid()]).await?;
+        name = rows.first().and_then(|row| row.get::<_, Option<String>>(0));
     }
     context.insert("by".into(), Value::from(name.unwrap_or_else(|| "an administrator".to_owned())));
     Ok(())

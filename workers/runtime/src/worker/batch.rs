@@ -262,7 +262,13 @@ impl<'a> Decider<'a> {
             position.sequence += 1;
             head.sequence += 1;
             head.last_event_at = about.now;
-            let place = Place { partition, partition_sequence: position.sequence, sequence: head.sequence, aggregate_version: applied.version, at: about.now };
+            let place = Place {
+                partition,
+                partition_sequence: position.sequence,
+                sequence: head.sequence,
+                aggregate_version: applied.version,
+                at: about.now,
+            };
             let row = event::row(emitted, message, place, readable.meta.clone())?;
             events.push(OutcomeEvent { id: subjects::EventId::new(row.id), event_type: row.event_type.clone() });
             self.batch.writes.events.push(row);
