@@ -17,5 +17,5 @@ pub use id::{CommandId, EventId, Id, IdError, InvitationId, RoleId, ServiceId, S
 pub use kind::{Kind, Role};
 pub use subject::{
     CommandSubject, EventFilter, EventSubject, PLATFORM, SubjectError, command, command_filter, dead_letter, dead_letter_worker, event, fence,
-    partition,
+    matches, partition,
 };

@@ -42,6 +42,20 @@ pub fn dead_letter_worker(aggregate: Option<&str>, command: Option<&str>) -> Str
     format!("dlq.worker.{}.{}", token(aggregate), token(command))
 }
 
+/// Whether a filter with the wildcards of NATS (`*` for a token, `>` for one or more at the end) covers a subject.
+pub fn matches(filter: &str, subject: &str) -> bool {
+    let mut tokens = subject.split('.');
+    for wanted in filter.split('.') {
+        match (wanted, tokens.next()) {
+            (">", Some(_)) => return true,
+            ("*", Some(_)) => {}
+            (wanted, Some(token)) if wanted == token => {}
+            _ => return false,
+        }
+    }
+    tokens.next().is_none()
+}
+
 fn is_token(text: &str) -> bool {
     !text.is_empty() && text.len() <= 64 && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-')
 }
@@ -156,6 +170,16 @@ mod tests {
         }
         for subject in ["evt.platform.user", "evt.platform.user.created.more", "evt.*.user.created", "evt.nobody.user.created", "fence.3"] {
             assert!(EventSubject::parse(subject).is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_filter_covers_what_the_server_would_deliver() {
+        for filter in ["evt.>", "evt.*.user.>", "evt.*.user.created", "evt.t.*.created", "evt.t.user.created", ">"] {
+            assert!(matches(filter, "evt.t.user.created"), "{filter}");
+        }
+        for filter in ["evt.*.user", "evt.*.user.created.>", "evt.*.tenant.>", "fence.>", "evt.t.user.create", "*", ""] {
+            assert!(!matches(filter, "evt.t.user.created"), "{filter}");
         }
     }
 

@@ -3,6 +3,7 @@
 mod answering;
 mod auditing;
 mod expiry;
+mod in_order;
 mod mail_server;
 mod mailing;
 mod outages;

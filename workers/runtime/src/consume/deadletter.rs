@@ -56,7 +56,12 @@ impl DeadLetter<'_> {
             }
         }
         let error: String = self.error.chars().filter(|c| !c.is_control()).take(ERROR_LENGTH).collect();
-        headers.insert(header::MESSAGE_ID, format!("{}:{}:{}", self.consumer, self.stream, self.sequence));
+        let id = match self.headers.get(header::MESSAGE_ID) {
+            // From the table, where it has no sequence.
+            Some(id) if self.sequence == 0 => format!("{}:{id}", self.consumer),
+            _ => format!("{}:{}:{}", self.consumer, self.stream, self.sequence),
+        };
+        headers.insert(header::MESSAGE_ID, id);
         headers.insert(header::CONSUMER, self.consumer);
         headers.insert(header::REASON, self.reason);
         headers.insert(header::ERROR, error);

@@ -147,6 +147,15 @@ pub(crate) async fn advance(
     Ok(changed == 1)
 }
 
+/// Moves the position alone. False when the lease is another's.
+pub(crate) async fn place(pool: &Pool, consumer: &str, lease: Lease, position: &Position) -> Result<bool, String> {
+    let mut client = pool.get().await.map_err(|error| error.to_string())?;
+    let transaction = client.transaction().await.map_err(|error| describe(&error))?;
+    let ours = advance(&transaction, consumer, lease, position).await.map_err(|error| describe(&error))?;
+    transaction.commit().await.map_err(|error| describe(&error))?;
+    Ok(ours)
+}
+
 /// Checks inside a transaction that the lease is ours, and holds off a successor until its end.
 pub(crate) async fn check(transaction: &deadpool_postgres::Transaction<'_>, consumer: &str, lease: Lease) -> Result<bool, tokio_postgres::Error> {
     let statement = transaction.prepare_cached("SELECT FROM consumer_positions WHERE consumer = $1 AND epoch = $2 FOR UPDATE").await?;

@@ -13,19 +13,19 @@ use async_nats::{
 use bytes::Bytes;
 use deadpool_postgres::{Pool, Transaction};
 use futures_util::{FutureExt, StreamExt};
-use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
-use tracing::Instrument;
+use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Durable, Event, Order, Start, decode,
+    effects::Trouble,
+    feed::{self, Fed},
     gap::Watch,
     lease::{self, Lease, Position},
     metrics::Metrics,
-    parked::{self, Waiting},
+    parked,
     shared::{named, wait},
-    trace,
 };
-use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, store, store::describe, streams};
+use crate::{Config, Failure, StartError, Stop, health, nats, store, streams};
 
 const EXPIRES: Duration = Duration::from_secs(30);
 const HEARTBEAT: Duration = Duration::from_secs(2);
@@ -35,17 +35,17 @@ const PARKED_LOOK: Duration = Duration::from_millis(500);
 const PARKED_AGGREGATES: usize = 10_000;
 /// Tries at once before an event is parked, and the waits between them.
 const QUICK: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
-/// A call that takes longer has failed.
-pub(super) const CALL_LIMIT: Duration = Duration::from_secs(60);
 
 /// Follows a stream in the order of each aggregate until `stop`. The handler's effects go through the transaction it is given, and are
-/// committed together with the position: each event takes effect exactly once.
+/// committed together with the position: each event takes effect exactly once, also where the stream is created anew or has forgotten
+/// events that the table still has. Within a batch the aggregates are worked on at the same time, so a call may find the effects of
+/// another aggregate's events not there yet, even of the same tenant.
 ///
 /// # Errors
 /// Settings that contradict each other, or an address that cannot be read. Everything that may pass is waited for.
 pub async fn consume_in_order<H>(durable: Durable, config: &Config, stop: Stop, handler: H) -> Result<(), StartError>
 where
-    H: AsyncFnMut(&Transaction<'_>, &Event) -> Result<(), Failure>,
+    H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure>,
 {
     durable.check(Order::Aggregate)?;
     let connection = nats::connect(config, durable.name, &format!("_INBOX_{}", durable.name)).await?;
@@ -86,22 +86,6 @@ where
     Ok(())
 }
 
-/// Why work on a batch did not come to its end.
-pub(super) enum Trouble {
-    /// The handler failed.
-    Failed(Failure),
-    /// The lease is another's.
-    Lost,
-    /// The database; a COMMIT may or may not have happened.
-    Database(String),
-}
-
-impl From<tokio_postgres::Error> for Trouble {
-    fn from(error: tokio_postgres::Error) -> Self {
-        Self::Database(describe(&error))
-    }
-}
-
 /// Why reading ended.
 enum End {
     Stopped,
@@ -110,11 +94,14 @@ enum End {
 
 /// A message on its way through.
 pub(super) struct Item {
+    /// The position once it is dealt with.
     pub(super) sequence: u64,
+    /// Its place in a queue, should it have to wait: that in the stream, or one before all of those.
+    pub(super) place: i64,
     pub(super) subject: String,
     pub(super) headers: HeaderMap,
     pub(super) payload: Bytes,
-    event: Result<Event, decode::DecodeError>,
+    pub(super) event: Result<Event, decode::DecodeError>,
 }
 
 pub(super) struct Owned<'a, H> {
@@ -123,18 +110,18 @@ pub(super) struct Owned<'a, H> {
     connection: nats::Connection,
     pub(super) context: Context,
     pub(super) pool: Pool,
-    stop: Stop,
+    pub(super) stop: Stop,
     pub(super) metrics: Metrics,
     watch: Option<Watch>,
     pub(super) handler: H,
     pub(super) lease: Lease,
-    position: Position,
+    pub(super) position: Position,
     pub(super) parked: HashSet<String>,
 }
 
 impl<H> Owned<'_, H>
 where
-    H: AsyncFnMut(&Transaction<'_>, &Event) -> Result<(), Failure>,
+    H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure>,
 {
     /// Reads until stopped or until the lease is lost.
     async fn run(&mut self) {
@@ -165,9 +152,26 @@ where
         }
         let life = self.connection.life();
         let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
-        self.place(stream.cached_info());
+        let info = stream.cached_info();
+        if self.place(info).await? {
+            // Until it is done the position names the life before: whoever is interrupted begins again, and the marks know what is done.
+            match self.feed().await? {
+                Fed::Everything => self.position.sequence = self.position.sequence.max(info.state.first_sequence.saturating_sub(1)),
+                Fed::Lost => return Ok(End::Lost),
+                Fed::Stopped => return Ok(End::Stopped),
+            }
+        }
+        let incarnation = streams::incarnation(info);
+        if self.position.incarnation != incarnation {
+            self.position.incarnation = incarnation;
+            // At once: what comes from now on is wanted, whenever the next start is.
+            if !lease::place(&self.pool, self.durable.name, self.lease, &self.position).await? {
+                return Ok(End::Lost);
+            }
+        }
         let consumer = stream.create_consumer(self.durable.reader(self.position.sequence)).await.map_err(|error| error.to_string())?;
-        let end = self.follow(&consumer, life).await;
+        let ages = !info.config.max_age.is_zero();
+        let end = self.follow(&consumer, life, ages).await;
         // One that is out of reach ends by its inactivity limit.
         if let Err(error) = stream.delete_consumer(&consumer.cached_info().name).await {
             tracing::trace!(%error, "reader not deleted");
@@ -175,13 +179,16 @@ where
         end
     }
 
-    /// Compares the position with the stream's present life.
-    fn place(&mut self, info: &jetstream::stream::Info) {
+    /// Compares the position with the stream's present life. Returns whether events that are wanted are not in it (any more).
+    async fn place(&mut self, info: &jetstream::stream::Info) -> Result<bool, String> {
         let incarnation = streams::incarnation(info);
         let state = &info.state;
-        if self.position.incarnation.is_empty() {
+        let is_new = self.position.incarnation.is_empty();
+        if is_new {
             self.position.sequence = if self.durable.start == Start::New { state.last_sequence } else { 0 };
-        } else if self.position.incarnation != incarnation || self.position.sequence > state.last_sequence {
+        }
+        let other_life = !is_new && (self.position.incarnation != incarnation || self.position.sequence > state.last_sequence);
+        if other_life {
             tracing::error!(
                 consumer.name = self.durable.name,
                 stream = self.durable.stream,
@@ -189,19 +196,24 @@ where
             );
             self.metrics.gaps.inc();
             self.position.sequence = 0;
-        } else if state.messages > 0 && self.position.sequence + 1 < state.first_sequence {
-            tracing::error!(
+        }
+        if self.durable.stream != subjects::stream::EVENTS {
+            return Ok(false);
+        }
+        let forgotten = self.position.sequence + 1 < state.first_sequence;
+        if forgotten {
+            tracing::warn!(
                 consumer.name = self.durable.name,
                 position = self.position.sequence,
                 first = state.first_sequence,
                 "the stream has forgotten events that were not handled"
             );
-            self.metrics.gaps.inc();
         }
-        self.position.incarnation = incarnation;
+        let younger = is_new && self.durable.start == Start::All && feed::is_older(&self.pool, info.created).await?;
+        Ok(forgotten || other_life || younger)
     }
 
-    async fn follow(&mut self, consumer: &jetstream::consumer::Consumer<pull::Config>, mut life: nats::Life) -> Result<End, String> {
+    async fn follow(&mut self, consumer: &jetstream::consumer::Consumer<pull::Config>, mut life: nats::Life, ages: bool) -> Result<End, String> {
         let ahead = usize::try_from(self.durable.max_ack_pending).unwrap_or(usize::MAX).max(self.durable.batch);
         let mut messages = consumer
             .stream()
@@ -244,6 +256,15 @@ where
                     Some(None) => broken = Some("the subscription ended".to_owned()),
                 }
             }
+            // The server skips silently what it has forgotten while we were slow. Nothing after it may be handled before it.
+            let mut before = self.position.sequence;
+            let skips = items.iter().any(|item| item.sequence > std::mem::replace(&mut before, item.sequence) + 1);
+            if ages && skips {
+                let state = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?.cached_info().state.clone();
+                if self.position.sequence + 1 < state.first_sequence {
+                    return Err("the stream has forgotten events while they were waited for".into());
+                }
+            }
             if !self.work(&items).await? {
                 return Ok(End::Lost);
             }
@@ -277,11 +298,12 @@ where
                 tracing::error!(consumer.name = self.durable.name, tenant.id = %gap.tenant, from = gap.from, to = gap.to, "events are missing in the stream");
             }
         }
-        Ok(Item { sequence, subject: message.subject.to_string(), headers, payload: message.payload, event })
+        let place = i64::try_from(sequence).unwrap_or(i64::MAX);
+        Ok(Item { sequence, place, subject: message.subject.to_string(), headers, payload: message.payload, event })
     }
 
     /// Handles items in order: together first, one by one when that fails. False when the lease is lost.
-    async fn work(&mut self, items: &[Item]) -> Result<bool, String> {
+    pub(super) async fn work(&mut self, items: &[Item]) -> Result<bool, String> {
         match self.together(items, None).await {
             Ok(()) => return Ok(true),
             Err(Trouble::Lost) => return Ok(false),
@@ -328,62 +350,5 @@ where
                 },
             }
         }
-    }
-
-    /// One transaction: effects (or queues) and the position. `parking` puts the one item aside instead of handling it.
-    async fn together(&mut self, items: &[Item], parking: Option<&Failure>) -> Result<(), Trouble> {
-        let Some(last) = items.last() else { return Ok(()) };
-        let mut client = self.pool.get().await.map_err(|error| Trouble::Database(error.to_string()))?;
-        let transaction = client.transaction().await?;
-        let mut newly_parked = HashSet::new();
-        for item in items {
-            let event = match &item.event {
-                Ok(event) => event,
-                Err(error) => {
-                    self.bury_undecodable(item, error).await.map_err(Trouble::Database)?;
-                    continue;
-                }
-            };
-            let key = event.aggregate_key();
-            let body = String::from_utf8_lossy(&item.payload);
-            if let Some(failure) = parking {
-                let poison = matches!(failure, Failure::Poison(_));
-                let error = failure.to_string();
-                tracing::warn!(consumer.name = self.durable.name, event.id = %event.envelope.id, event.r#type = event.envelope.event_type, %error, "parked");
-                let delay = if poison { Duration::ZERO } else { self.durable.delay(1) };
-                parked::park(&transaction, self.durable.name, event, &body, Waiting { attempts: 1, delay, error: &error }).await?;
-                newly_parked.insert(key);
-            } else if self.parked.contains(&key) {
-                let waiting = Waiting { attempts: 0, delay: Duration::ZERO, error: "waits behind an earlier event" };
-                parked::park(&transaction, self.durable.name, event, &body, waiting).await?;
-            } else {
-                let span = trace::span(self.durable.name, self.durable.stream, std::slice::from_ref(event));
-                let call = timeout(CALL_LIMIT, (self.handler)(&transaction, event)).instrument(span).await;
-                let result = call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
-                if let Err(failure) = result {
-                    if transaction.client().is_closed() {
-                        return Err(Trouble::Database(failure.to_string()));
-                    }
-                    return Err(Trouble::Failed(failure));
-                }
-            }
-        }
-        let position = Position { sequence: last.sequence, incarnation: self.position.incarnation.clone() };
-        if !lease::advance(&transaction, self.durable.name, self.lease, &position).await? {
-            return Err(Trouble::Lost);
-        }
-        failpoint::hit("consumer_before_commit");
-        // With an unknown end the position is read again before anything is repeated.
-        transaction.commit().await?;
-        failpoint::hit("consumer_committed");
-        self.position = position;
-        for event in items.iter().filter_map(|item| item.event.as_ref().ok()) {
-            if !self.parked.contains(&event.aggregate_key()) && !newly_parked.contains(&event.aggregate_key()) {
-                self.metrics.handled(event.envelope.timestamp);
-            }
-        }
-        self.parked.extend(newly_parked);
-        self.metrics.parked.set(i64::try_from(self.parked.len()).unwrap_or(i64::MAX));
-        Ok(())
     }
 }

@@ -24,25 +24,32 @@ pub(crate) struct Head {
     /// The body as it was published, and the event if it can still be read.
     pub(crate) body: String,
     pub(crate) event: Result<Event, String>,
-    pub(crate) stream_sequence: u64,
+    /// Its place: that in the stream, or a negative one for an event from the table.
+    pub(crate) place: i64,
 }
 
 /// Puts an event at the end of its aggregate's queue. Twice is once.
-pub(crate) async fn park(transaction: &Transaction<'_>, consumer: &str, event: &Event, body: &str, waiting: Waiting<'_>) -> Result<(), Error> {
+pub(crate) async fn park(
+    transaction: &Transaction<'_>,
+    consumer: &str,
+    event: &Event,
+    place: i64,
+    body: &str,
+    waiting: Waiting<'_>,
+) -> Result<(), Error> {
     let statement = transaction
         .prepare_cached(
             "INSERT INTO consumer_parked (consumer, stream_sequence, aggregate, tenant_id, envelope, headers, attempts, next_at, error)
              VALUES ($1, $2, $3, $4, ($5::text)::json, ($6::text)::json, $7, now() + make_interval(secs => $8), $9) ON CONFLICT DO NOTHING",
         )
         .await?;
-    let sequence = i64::try_from(event.stream_sequence).unwrap_or(i64::MAX);
     let attempts = i32::try_from(waiting.attempts).unwrap_or(i32::MAX);
     transaction
         .execute(
             &statement,
             &[
                 &consumer,
-                &sequence,
+                &place,
                 &event.aggregate_key(),
                 &event.envelope.tenant_id.uuid(),
                 &body,
@@ -78,24 +85,23 @@ pub(crate) async fn due(pool: &Pool, consumer: &str, limit: i64) -> Result<Vec<H
     Ok(rows
         .iter()
         .map(|row| {
-            let stream_sequence = u64::try_from(row.get::<_, i64>(1)).unwrap_or_default();
+            let place: i64 = row.get(1);
             let attempts = u32::try_from(row.get::<_, i32>(4)).unwrap_or_default();
             let body: String = row.get(2);
             let event = serde_json::from_str(&body).map_err(|error| error.to_string()).map(|envelope| Event {
                 envelope,
-                stream_sequence,
+                stream_sequence: u64::try_from(place).unwrap_or_default(),
                 delivered: attempts + 1,
                 headers: headers_of(row.get(3)),
             });
-            Head { aggregate: row.get(0), attempts, body, event, stream_sequence }
+            Head { aggregate: row.get(0), attempts, body, event, place }
         })
         .collect())
 }
 
 /// Takes an event out of its queue, in the transaction that handled it.
-pub(crate) async fn leave(transaction: &Transaction<'_>, consumer: &str, stream_sequence: u64) -> Result<(), Error> {
-    let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
-    transaction.execute("DELETE FROM consumer_parked WHERE consumer = $1 AND stream_sequence = $2", &[&consumer, &sequence]).await.map(|_| ())
+pub(crate) async fn leave(transaction: &Transaction<'_>, consumer: &str, place: i64) -> Result<(), Error> {
+    transaction.execute("DELETE FROM consumer_parked WHERE consumer = $1 AND stream_sequence = $2", &[&consumer, &place]).await.map(|_| ())
 }
 
 /// Whether an aggregate has no queue any more.
@@ -106,15 +112,14 @@ pub(crate) async fn is_empty(pool: &Pool, consumer: &str, aggregate: &str) -> Re
 }
 
 /// Notes another failure; with `dead` nothing happens to it any more until [`redrive`].
-pub(crate) async fn failed(pool: &Pool, consumer: &str, stream_sequence: u64, waiting: Waiting<'_>, dead: bool) -> Result<(), String> {
+pub(crate) async fn failed(pool: &Pool, consumer: &str, place: i64, waiting: Waiting<'_>, dead: bool) -> Result<(), String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
-    let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
     let attempts = i32::try_from(waiting.attempts).unwrap_or(i32::MAX);
     client
         .execute(
             "UPDATE consumer_parked SET attempts = $3, next_at = now() + make_interval(secs => $4), error = $5, dead = $6
              WHERE consumer = $1 AND stream_sequence = $2",
-            &[&consumer, &sequence, &attempts, &waiting.delay.as_secs_f64(), &waiting.error, &dead],
+            &[&consumer, &place, &attempts, &waiting.delay.as_secs_f64(), &waiting.error, &dead],
         )
         .await
         .map(|_| ())

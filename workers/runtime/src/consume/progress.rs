@@ -45,6 +45,11 @@ impl Unsettled {
         Self(Some(acker))
     }
 
+    /// Nothing to settle: the event is not from the stream.
+    pub(crate) const fn nothing() -> Self {
+        Self(None)
+    }
+
     /// Done. Fire and forget: what gets lost comes again, and handlers expect that.
     pub(crate) async fn ack(&mut self) {
         self.settle(AckKind::Ack).await;

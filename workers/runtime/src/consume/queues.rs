@@ -4,13 +4,14 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use deadpool_postgres::Transaction;
-use tokio::time::timeout;
 
 use super::{
     Event,
     deadletter::DeadLetter,
-    decode, lease,
-    ordered::{CALL_LIMIT, Item, Owned, Trouble},
+    decode,
+    effects::Trouble,
+    lease,
+    ordered::{Item, Owned},
     parked::{self, Waiting},
 };
 use crate::Failure;
@@ -22,7 +23,7 @@ const PARKED_TIME: Duration = Duration::from_millis(250);
 
 impl<H> Owned<'_, H>
 where
-    H: AsyncFnMut(&Transaction<'_>, &Event) -> Result<(), Failure>,
+    H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure>,
 {
     /// Tries parked events that are due, each queue in order. False when the lease is lost.
     pub(super) async fn retry_parked(&mut self) -> Result<bool, String> {
@@ -47,7 +48,7 @@ where
 
     async fn retry_head(&mut self, head: &parked::Head) -> Result<bool, String> {
         let failure = match &head.event {
-            Ok(event) => match self.unpark(event).await {
+            Ok(event) => match self.unpark(head.place, event).await {
                 Ok(()) => {
                     self.metrics.handled(event.envelope.timestamp);
                     if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
@@ -66,16 +67,14 @@ where
         Ok(true)
     }
 
-    async fn unpark(&mut self, event: &Event) -> Result<(), Trouble> {
+    async fn unpark(&mut self, place: i64, event: &Event) -> Result<(), Trouble> {
         let mut client = self.pool.get().await.map_err(|error| Trouble::Database(error.to_string()))?;
         let transaction = client.transaction().await?;
         if !lease::check(&transaction, self.durable.name, self.lease).await? {
             return Err(Trouble::Lost);
         }
-        let call = timeout(CALL_LIMIT, (self.handler)(&transaction, event)).await;
-        let result = call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
-        result.map_err(Trouble::Failed)?;
-        parked::leave(&transaction, self.durable.name, event.stream_sequence).await?;
+        self.call(&transaction, event).await.map_err(Trouble::Failed)?;
+        parked::leave(&transaction, self.durable.name, place).await?;
         transaction.commit().await?;
         Ok(())
     }
@@ -96,13 +95,13 @@ where
                 error: &error,
                 deliveries: attempts,
                 stream: self.durable.stream,
-                sequence: head.stream_sequence,
+                sequence: u64::try_from(head.place).unwrap_or(0),
             };
             letter.store(&self.context, self.config.publish_timeout).await?;
             self.metrics.dead.inc();
         }
         let waiting = Waiting { attempts, delay: self.durable.delay(attempts), error: &error };
-        parked::failed(&self.pool, self.durable.name, head.stream_sequence, waiting, dead).await
+        parked::failed(&self.pool, self.durable.name, head.place, waiting, dead).await
     }
 
     /// What cannot be an event has no aggregate to wait behind.
@@ -117,7 +116,7 @@ where
             error: &text,
             deliveries: 1,
             stream: self.durable.stream,
-            sequence: item.sequence,
+            sequence: u64::try_from(item.place).unwrap_or(0),
         };
         letter.store(&self.context, self.config.publish_timeout).await?;
         self.metrics.dead.inc();

@@ -11,6 +11,7 @@ use async_nats::jetstream::{
     consumer::{Consumer, pull},
 };
 use bytes::Bytes;
+use deadpool_postgres::Pool;
 use futures_util::{FutureExt, StreamExt};
 use tokio::time::{MissedTickBehavior, interval, sleep, timeout};
 use tracing::Instrument;
@@ -23,10 +24,11 @@ use super::{
     halving::Halving,
     metrics::Metrics,
     progress::{Batch, Unsettled},
+    pull::take_ready,
     suspects::Suspects,
     trace,
 };
-use crate::{Config, Failure, StartError, Stop, failpoint, health, nats};
+use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, store};
 
 /// How long a pull request stays at the server.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -54,8 +56,10 @@ where
     let context = jetstream::new(client.clone());
     health::set(durable.name, false, "connecting");
     let watch = durable.takes_everything().then(|| Watch::new(durable.ack_wait * 3));
-    let suspects = Suspects::new(durable.name, config);
-    let mut shared = Shared { durable, config, context, stop: stop.clone(), metrics, watch, suspects, handler };
+    let pool = store::pool(config, &format!("chancery {} reader", durable.name)).ok();
+    let suspects = Suspects::new(durable.name, config, pool.clone());
+    let mut shared =
+        Shared { durable, config, context, stop: stop.clone(), metrics, pool, watch, suspects, handler, ages: false, had: None, behind: false };
     let mut failures = 0;
     while !stop.is_cancelled() {
         let started = Instant::now();
@@ -97,15 +101,23 @@ pub(super) fn wait(failures: u32) -> Duration {
     ceiling.mul_f64(rand::random_range(0.5..=1.0))
 }
 
-struct Shared<'a, H> {
-    durable: Durable,
-    config: &'a Config,
-    context: Context,
-    stop: Stop,
-    metrics: Metrics,
+pub(super) struct Shared<'a, H> {
+    pub(super) durable: Durable,
+    pub(super) config: &'a Config,
+    pub(super) context: Context,
+    pub(super) stop: Stop,
+    pub(super) metrics: Metrics,
+    /// Where events stand that the stream does not have; none without a database.
+    pub(super) pool: Option<Pool>,
     watch: Option<Watch>,
     suspects: Suspects,
     handler: H,
+    /// Whether the stream forgets by age.
+    ages: bool,
+    /// How far deliveries were at the last look.
+    had: Option<u64>,
+    /// Set when the stream has forgotten what was not delivered: the table is read before anything else.
+    pub(super) behind: bool,
 }
 
 impl<H> Shared<'_, H>
@@ -114,6 +126,12 @@ where
 {
     /// Reads until stopped (`Ok`) or until the subscription must be made again.
     async fn follow(&mut self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
+        let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
+        if !self.feed_if_older(consumer.cached_info(), stream.cached_info()).await? {
+            return Ok(());
+        }
+        self.ages = !stream.cached_info().config.max_age.is_zero();
+        self.had = None;
         let mut messages = consumer
             .stream()
             .max_messages_per_batch(self.durable.batch)
@@ -123,7 +141,6 @@ where
             .await
             .map_err(|error| error.to_string())?;
         health::set(self.durable.name, true, "following");
-        self.look_for_forgotten(consumer.cached_info()).await;
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut heard = Instant::now();
@@ -153,19 +170,6 @@ where
         Ok(())
     }
 
-    /// The server goes on silently where the stream has forgotten what this consumer has not had yet. Here that is said.
-    async fn look_for_forgotten(&self, info: &jetstream::consumer::Info) {
-        if !self.durable.takes_everything() || info.delivered.consumer_sequence == 0 {
-            return;
-        }
-        let Ok(stream) = self.context.get_stream(self.durable.stream).await else { return };
-        let (had, first) = (info.delivered.stream_sequence, stream.cached_info().state.first_sequence);
-        if had + 1 < first {
-            self.metrics.gaps.inc();
-            tracing::error!(consumer.name = self.durable.name, had, first, "the stream has forgotten events that were not delivered");
-        }
-    }
-
     /// Looks at the lag, and at a silence that should not be.
     async fn look(&mut self, consumer: &Consumer<pull::Config>, heard: Instant) -> Result<(), String> {
         if let Some(watch) = &mut self.watch {
@@ -179,6 +183,15 @@ where
         let full = info.num_ack_pending >= usize::try_from(self.durable.max_ack_pending).unwrap_or(usize::MAX);
         if info.num_pending > 0 && !full && heard.elapsed() > LOOK {
             return Err(format!("{} events are waiting and none arrives", info.num_pending));
+        }
+        // The server skips silently what it has forgotten while we were slow.
+        let had = self.had.replace(info.delivered.stream_sequence);
+        if self.ages && had.is_some() {
+            let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
+            self.behind |= had.is_some_and(|had| had + 1 < stream.cached_info().state.first_sequence);
+            if self.behind {
+                return Err("the stream has forgotten events while they were waited for".into());
+            }
         }
         Ok(())
     }
@@ -294,7 +307,7 @@ where
     }
 
     /// One call of the handler. Everything unsettled of the batch is extended while it runs.
-    async fn call(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
+    pub(super) async fn call(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
         let events = &batch.events[range];
         let span = trace::span(self.durable.name, self.durable.stream, events);
         let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(events)).instrument(span));
@@ -375,20 +388,4 @@ async fn bury(letter: &DeadLetter<'_>, open: &mut Unsettled, context: &Context, 
             open.later(delay).await;
         }
     }
-}
-
-/// Takes what is there, without waiting. Unconstrained: otherwise the runtime's budget would cut every batch at 128.
-async fn take_ready(messages: &mut pull::Stream, taken: &mut Vec<Message>, limit: usize) -> Option<String> {
-    tokio::task::unconstrained(async {
-        while taken.len() < limit {
-            match messages.next().now_or_never() {
-                None => return None,
-                Some(None) => return Some("the subscription ended".to_owned()),
-                Some(Some(Ok(message))) => taken.push(message),
-                Some(Some(Err(error))) => return Some(error.to_string()),
-            }
-        }
-        None
-    })
-    .await
 }

@@ -14,8 +14,7 @@ pub(crate) struct Suspects {
 
 impl Suspects {
     /// Connects only when there is something to note.
-    pub(crate) fn new(consumer: &'static str, config: &Config) -> Self {
-        let pool = store::pool(config, &format!("chancery {consumer} suspects")).ok();
+    pub(crate) fn new(consumer: &'static str, config: &Config, pool: Option<Pool>) -> Self {
         Self { pool, consumer, limit: u32::try_from(config.crash_limit).unwrap_or(1) }
     }
 

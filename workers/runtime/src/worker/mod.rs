@@ -8,6 +8,7 @@ mod batch;
 mod deadletter;
 mod event;
 mod failed;
+mod headers;
 mod janitor;
 mod keeper;
 mod outbox;
@@ -28,6 +29,8 @@ use aggregates::Settings;
 use async_nats::jetstream;
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
+
+pub(crate) use headers::event_headers;
 
 use crate::{Config, StartError, Stop, failpoint, nats, store};
 use keeper::{Avoided, Keeper, Notice};

@@ -16,7 +16,7 @@ use async_nats::{HeaderMap, Request, jetstream};
 use bytes::Bytes;
 use deadpool_postgres::Pool;
 use serde::Deserialize;
-use subjects::{TenantId, UserId, header};
+use subjects::TenantId;
 use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
@@ -25,6 +25,7 @@ use uuid::Uuid;
 
 use super::{
     backoff::{self, Backoff},
+    headers::{event_headers, names},
     settle,
 };
 use crate::{
@@ -280,16 +281,7 @@ impl Outbox {
     }
 
     fn headers(&self, event: &EventRow, first: bool, batch: Option<&str>, place: usize, last: bool) -> HeaderMap {
-        let mut headers = HeaderMap::new();
-        headers.insert(names::MESSAGE_ID.clone(), subjects::EventId::new(event.id).to_string());
-        headers.insert(names::TENANT.clone(), event.tenant.to_string());
-        headers.insert(names::TYPE.clone(), event.event_type.as_str());
-        headers.insert(names::AGGREGATE_ID.clone(), aggregate_id(event));
-        headers.insert(names::SEQUENCE.clone(), event.sequence.to_string());
-        headers.insert(names::CONTENT_TYPE.clone(), header::JSON);
-        for (name, value) in event.meta.as_deref().map(super::event::meta_headers).unwrap_or_default() {
-            headers.insert(name, value);
-        }
+        let mut headers = event_headers(event);
         if first && let Some(fenced) = self.fenced.get(&event.partition) {
             headers.insert(names::EXPECTED.clone(), fenced.fence.to_string());
             headers.insert(names::EXPECTED_SUBJECT.clone(), subjects::fence(event.partition));
@@ -305,33 +297,8 @@ impl Outbox {
     }
 }
 
-/// The names of an event's headers, made once.
-mod names {
-    use async_nats::HeaderName;
-    use subjects::header;
-
-    pub(super) static MESSAGE_ID: HeaderName = HeaderName::from_static(header::MESSAGE_ID);
-    pub(super) static TENANT: HeaderName = HeaderName::from_static(header::TENANT);
-    pub(super) static TYPE: HeaderName = HeaderName::from_static(header::TYPE);
-    pub(super) static AGGREGATE_ID: HeaderName = HeaderName::from_static(header::AGGREGATE_ID);
-    pub(super) static SEQUENCE: HeaderName = HeaderName::from_static(header::SEQUENCE);
-    pub(super) static CONTENT_TYPE: HeaderName = HeaderName::from_static(header::CONTENT_TYPE);
-    pub(super) static EXPECTED: HeaderName = HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE);
-    pub(super) static EXPECTED_SUBJECT: HeaderName = HeaderName::from_static(header::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT);
-    pub(super) static BATCH_ID: HeaderName = HeaderName::from_static(header::BATCH_ID);
-    pub(super) static BATCH_SEQUENCE: HeaderName = HeaderName::from_static(header::BATCH_SEQUENCE);
-    pub(super) static BATCH_COMMIT: HeaderName = HeaderName::from_static(header::BATCH_COMMIT);
-}
-
 fn subject(event: &EventRow) -> String {
     subjects::event(event.tenant, &event.event_type)
-}
-
-fn aggregate_id(event: &EventRow) -> String {
-    match event.kind.parse::<subjects::Kind>() {
-        Ok(kind) => kind.id(event.aggregate_id),
-        Err(()) => UserId::new(event.aggregate_id).to_string(),
-    }
 }
 
 /// The tenant and partition of an event's subject; `None` for a fence.
