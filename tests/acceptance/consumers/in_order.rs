@@ -149,6 +149,10 @@ async fn forget(stack: &Stack) {
 #[tokio::test(flavor = "multi_thread")]
 async fn events_take_effect_once_and_in_order_though_one_owner_after_another_is_cut_off() {
     let stack = stack_with_effects(&[]).await;
+    // A COMMIT takes its time, so that some owners end in the middle of one.
+    let slow_commit = "CREATE FUNCTION slowly() RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN PERFORM pg_sleep(0.005); RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER slowly AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION slowly()";
+    stack.db().await.batch_execute(slow_commit).await.unwrap();
     let tenants = history(&stack, 12).await;
     for round in 0..3 {
         let calls = Arc::new(AtomicUsize::new(0));
