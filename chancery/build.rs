@@ -3,19 +3,22 @@
 use std::{env, fmt::Write as _, fs, io, path::Path};
 
 fn main() -> io::Result<()> {
-    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../migrations").canonicalize()?;
-    println!("cargo::rerun-if-changed={}", root.display());
+    // Asked when it runs: a target folder may come from another checkout, and the path it was compiled with would lead there.
+    let package = env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?;
+    let root = Path::new(&package).join("../migrations").canonicalize()?;
+    println!("cargo::rerun-if-env-changed=CARGO_MANIFEST_DIR");
+    println!("cargo::rerun-if-changed=../migrations");
     let mut code = String::from("pub(super) static OWNERS: &[(&str, &[(&str, &str)])] = &[\n");
     for owner in sorted(&root)? {
         let folder = root.join(&owner);
         if !folder.is_dir() {
             continue;
         }
-        println!("cargo::rerun-if-changed={}", folder.display());
+        println!("cargo::rerun-if-changed=../migrations/{owner}");
         let _ = writeln!(code, "    ({owner:?}, &[");
         for file in sorted(&folder)?.into_iter().filter(|file| file.ends_with(".sql")) {
             let path = folder.join(&file);
-            println!("cargo::rerun-if-changed={}", path.display());
+            println!("cargo::rerun-if-changed=../migrations/{owner}/{file}");
             let _ = writeln!(code, "        ({file:?}, include_str!({:?})),", path.display().to_string());
         }
         code.push_str("    ]),\n");

@@ -44,10 +44,10 @@ impl Consumer {
     /// Its name on the command line and in subjects.
     pub fn name(self) -> &'static str {
         match self {
-            Self::Logging => "logging",
-            Self::Audit => "audit",
-            Self::Notifications => "notifications",
-            Self::Onboarding => "onboarding",
+            Self::Logging => logging::NAME,
+            Self::Audit => audit::NAME,
+            Self::Notifications => notifications::NAME,
+            Self::Onboarding => onboarding::NAME,
         }
     }
 }
@@ -171,4 +171,23 @@ fn watch_parent(stop: Stop) {
             std::process::exit(1);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use clap::ValueEnum as _;
+
+    use super::*;
+
+    #[test]
+    fn every_consumer_is_listed_under_a_name_of_its_own() {
+        assert_eq!(Consumer::ALL, Consumer::value_variants());
+        assert_eq!(Consumer::ALL.map(Consumer::name).into_iter().collect::<BTreeSet<_>>().len(), Consumer::ALL.len());
+        for consumer in Consumer::ALL {
+            assert_eq!(consumer.to_possible_value().map(|value| value.get_name().to_owned()).as_deref(), Some(consumer.name()));
+            assert_eq!(Role::Consumer(consumer).database_role(), format!("chancery_{}", consumer.name()));
+        }
+    }
 }

@@ -253,6 +253,10 @@ mod tests {
         for (path, item) in document["paths"].as_object().unwrap() {
             for (method, operation) in item.as_object().unwrap() {
                 assert!(operation["summary"].is_string(), "{method} {path}");
+                for parameter in operation["parameters"].as_array().into_iter().flatten().filter(|parameter| parameter["$ref"].is_null()) {
+                    let described = parameter["description"].as_str().is_some_and(|text| !text.is_empty());
+                    assert!(described || parameter["in"] != "path", "{method} {path} {}", parameter["name"]);
+                }
                 for (status, response) in operation["responses"].as_object().unwrap() {
                     assert!(response["description"].as_str().is_some_and(|text| !text.is_empty()), "{method} {path} {status}");
                 }

@@ -6,7 +6,7 @@
 //! - All commands of a tenant are decided one after the other, so a tenant is the consistency boundary: what `decide` reads is current.
 //! - Events are applied to the [`World`] at once, so that later commands of a batch see earlier ones.
 //!
-//! Adding an aggregate: one file here, one variant in [`catalog`]; the compiler points at the rest.
+//! Adding an aggregate: one file here, one variant in [`catalog`], its rows and samples; `workers/README.md` has every step.
 
 pub mod attributes;
 pub mod catalog;

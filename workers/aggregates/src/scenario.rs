@@ -190,11 +190,13 @@ impl Scenario {
         for emitted in &decision.events {
             let key = Key { tenant: TENANT, kind: emitted.event.kind(), id: emitted.id };
             let is_new = self.world.states.get(&key).is_none_or(Option::is_none);
+            assert!(registry::event(emitted.event.event_type()).is_some(), "the registry has no row for {}", emitted.event.event_type());
             assert!(is_new || loaded.states.contains_key(&key), "{} changes what was not loaded", command.command_type());
             self.apply(TENANT, emitted);
         }
         if let Answer::Refused(reason) = decision.answer {
-            let entry = registry::command(command.kind(), command.name()).unwrap();
+            let entry = registry::command(command.kind(), command.name());
+            let entry = entry.unwrap_or_else(|| panic!("the registry has no row for {}", command.command_type()));
             let is_known = entry.refusals.contains(&reason) || registry::COMMON_REFUSALS.contains(&reason);
             assert!(is_known, "the registry does not know that {} may answer {reason:?}", command.command_type());
         }

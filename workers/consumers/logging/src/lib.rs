@@ -11,13 +11,16 @@ use subjects::stream;
 /// Delays before the second, third … try.
 const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30)];
 
+/// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
+pub const NAME: &str = "logging";
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
 /// What keeps the role from starting or going on.
 pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let durable = Durable {
-        name: "logging",
+        name: NAME,
         stream: stream::EVENTS,
         filters: &[stream::ALL_EVENTS],
         order: Order::None,

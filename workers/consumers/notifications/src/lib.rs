@@ -31,13 +31,16 @@ pub use transport::{SendError, Transport};
 const BACKOFF: &[Duration] =
     &[Duration::from_secs(1), Duration::from_secs(2), Duration::from_secs(5), Duration::from_secs(15), Duration::from_secs(60)];
 
+/// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
+pub const NAME: &str = "notifications";
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
 /// What keeps the role from starting or going on.
 pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let durable = Durable {
-        name: "notifications",
+        name: NAME,
         stream: stream::EVENTS,
         filters: &["evt.*.tenant.>", "evt.*.user.>", "evt.*.invitation.sent", "evt.*.invitation.accepted", "evt.*.invitation.expired"],
         order: Order::None,

@@ -17,13 +17,16 @@ pub use reaction::{Reactor, command};
 /// Delays before the second, third … try.
 const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
 
+/// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
+pub const NAME: &str = "onboarding";
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
 /// What keeps the role from starting or going on.
 pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let durable = Durable {
-        name: "onboarding",
+        name: NAME,
         stream: stream::EVENTS,
         filters: &["evt.*.invitation.created"],
         order: Order::None,
