@@ -74,6 +74,10 @@ pub struct Options {
     /// Measures the same durable work without domain logic, too, in turn.
     #[arg(long)]
     floor: bool,
+    /// Bytes of a body that the floor is sent. What the product makes of its 200 bytes is larger (an event names the old and the new value
+    /// and much else: about 1000 bytes); with as many here the floor stores and carries about the same.
+    #[arg(long, default_value_t = contender::BODY, requires = "floor")]
+    floor_body: usize,
     /// Measures only that.
     #[arg(long, hide = true)]
     floor_only: bool,

@@ -17,8 +17,10 @@ use super::load::{self, Door, Order, Pace, Tally};
 const LOOK_EVERY: Duration = Duration::from_millis(2);
 /// How many of the last events are looked for; once they are there, all are counted.
 const TAIL: usize = 256;
-/// Characters of a full name: with its field the body has about 200 bytes.
-const NAME: usize = 180;
+/// Bytes of a request's body.
+pub(super) const BODY: usize = 200;
+/// Those of them around the full name.
+const FIELD: usize = r#"{"fullName":""}"#.len();
 
 /// A contender that runs and holds its aggregates.
 pub(super) struct Contender {
@@ -36,6 +38,8 @@ pub(super) struct Contender {
     pub(super) missing: &'static str,
     /// Every command that was accepted in a round.
     pub(super) accepted: Vec<Uuid>,
+    /// Bytes of a body.
+    pub(super) body: usize,
     /// Makes every body another one.
     number: u64,
 }
@@ -63,6 +67,7 @@ impl Contender {
             database,
             missing,
             accepted: Vec::new(),
+            body: BODY,
             number: 0,
         })
     }
@@ -78,10 +83,11 @@ impl Contender {
         let orders = (0..count).map(|_| {
             self.number += 1;
             let mut name = format!("Bench {} ", self.number);
-            while name.len() < NAME {
+            let length = self.body.saturating_sub(FIELD).max(name.len() + 1);
+            while name.len() < length {
                 name.push_str("of the measured path ");
             }
-            name.truncate(NAME - 1);
+            name.truncate(length - 1);
             name.push('.');
             Order { uri: self.paths[rand::random_range(0..self.paths.len())].clone(), body: Bytes::from(format!(r#"{{"fullName":"{name}"}}"#)) }
         });

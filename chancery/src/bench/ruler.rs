@@ -49,6 +49,7 @@ pub(super) async fn contender(listen: SocketAddr, options: &Options, stand: &Sta
     let door = (listen, Method::POST, None);
     let mut contender = Contender::connect("floor", PREFIX, door, &stand.postgres.url(floor::DATABASE), MISSING).await?;
     let path = |number: usize| Uri::try_from(format!("/{}/{number}", number % options.tenants));
+    contender.body = options.floor_body;
     contender.paths = (0..options.aggregates).map(path).collect::<Result<_, _>>()?;
     Ok(contender)
 }
