@@ -1,6 +1,10 @@
 //! The product on the stand: migrated, provisioned, every role a process of its own, filled through its own pipeline, checked at the end.
 
-use std::{net::SocketAddr, path::PathBuf, time::Duration};
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    time::{Duration, Instant},
+};
 
 use anyhow::{Context as _, bail};
 use bytes::Bytes;
@@ -95,7 +99,12 @@ pub(super) fn start(config: &Config, options: &Options, stand: &mut Stand, stop:
         if role == Role::Consumer(Consumer::Notifications) {
             let mail = stand.folder.root.join("mail");
             std::fs::create_dir_all(&mail)?;
-            environment.extend([("CHANCERY_MAIL", format!("file://{}", mail.display())), ("CHANCERY_LINK_KEY_FILE", link_file.clone())]);
+            environment.extend([
+                ("CHANCERY_MAIL", format!("file://{}", mail.display())),
+                ("CHANCERY_LINK_KEY_FILE", link_file.clone()),
+                // All are welcomed at once, however few the tenants.
+                ("CHANCERY_MAILS_PER_TENANT_HOUR", u32::MAX.to_string()),
+            ]);
         }
         let address = if role == Role::Gateway { listen } else { admin };
         stand.spawn(&name, &role.arguments(), &environment, Some(address), stop)?;
@@ -134,7 +143,27 @@ pub(super) async fn fill(product: &Product, options: &Options) -> anyhow::Result
     let path = |(number, user): (usize, &Uuid)| Uri::try_from(format!("/v1/tenants/tenant_{}/users/user_{user}", tenants[number % tenants.len()]));
     contender.paths = users.iter().enumerate().map(path).collect::<Result<_, _>>()?;
     contender.door.method = Method::PATCH;
+    if options.consumers == Consumers::All {
+        mails_sent(&contender, options.aggregates).await?;
+    }
     Ok(contender)
+}
+
+/// Waits until everybody is welcomed: that is work of the filling, and would be measured with what follows.
+async fn mails_sent(contender: &Contender, users: usize) -> anyhow::Result<()> {
+    let deadline = Instant::now() + FILL_LIMIT;
+    loop {
+        let count = "SELECT count(*), count(*) FILTER (WHERE state = 'pending') FROM notifications.ledger";
+        let row = contender.database.query_one(count, &[]).await?;
+        let (mails, pending): (i64, i64) = (row.get(0), row.get(1));
+        if usize::try_from(mails).is_ok_and(|mails| mails >= users) && pending == 0 {
+            return Ok(());
+        }
+        if Instant::now() > deadline {
+            bail!("{pending} of {mails} mails are not sent after {} s", FILL_LIMIT.as_secs());
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
 }
 
 fn order(path: &str, body: &serde_json::Value) -> anyhow::Result<Order> {

@@ -3,7 +3,6 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::{Pool, Transaction};
-use futures_util::future::try_join_all;
 use runtime::{
     Failure,
     consume::{Event, judge},
@@ -51,7 +50,7 @@ pub async fn record(pool: &Pool, links: &Links, events: &[Event]) -> Result<(), 
             quiet.push(envelope);
             continue;
         }
-        try_join_all(quiet.drain(..).map(|envelope| projection::follow(&transaction, envelope))).await?;
+        projection::follow_all(&transaction, &std::mem::take(&mut quiet)).await?;
         if !last {
             projection::follow(&transaction, envelope).await?;
         }
@@ -62,7 +61,7 @@ pub async fn record(pool: &Pool, links: &Links, events: &[Event]) -> Result<(), 
             projection::follow(&transaction, envelope).await?;
         }
     }
-    try_join_all(quiet.into_iter().map(|envelope| projection::follow(&transaction, envelope))).await?;
+    projection::follow_all(&transaction, &quiet).await?;
     failpoint::hit("notifications_before_commit");
     transaction.commit().await.map_err(database)
 }

@@ -1,13 +1,53 @@
 //! Who is where: tenants, people and members as far as mails need them, built from the same events. Each changeable part remembers the
 //! sequence of its event, so that a repeated or late one changes nothing.
 
+use std::collections::HashMap;
+
 use aggregates::{membership, tenant, user};
 use deadpool_postgres::Transaction;
+use futures_util::future::{try_join, try_join_all};
 use runtime::Failure;
 use subjects::{Envelope, Kind};
 use tokio_postgres::types::ToSql;
+use uuid::Uuid;
 
 use crate::{ledger::database, notice::typed};
+
+/// Follows several events. In whatever order: every part remembers what it is from. Most are new names, and these are one statement.
+pub(crate) async fn follow_all(transaction: &Transaction<'_>, envelopes: &[&Envelope]) -> Result<(), Failure> {
+    let mut names: HashMap<Uuid, (i64, String)> = HashMap::new();
+    let mut others = Vec::new();
+    for envelope in envelopes {
+        if envelope.event_type != "user.profile_updated" {
+            others.push(follow(transaction, envelope));
+        } else if let user::Event::ProfileUpdated { user_id, changes, .. } = typed(envelope)?
+            && let Some(name) = changes.full_name
+        {
+            let sequence = i64::try_from(envelope.sequence).unwrap_or(i64::MAX);
+            let newest = names.entry(user_id.uuid()).or_default();
+            if newest.0 < sequence {
+                *newest = (sequence, name.new.as_str().to_owned());
+            }
+        }
+    }
+    try_join(rename(transaction, names), try_join_all(others)).await.map(|_| ())
+}
+
+async fn rename(transaction: &Transaction<'_>, names: HashMap<Uuid, (i64, String)>) -> Result<(), Failure> {
+    if names.is_empty() {
+        return Ok(());
+    }
+    // In one order for everybody: two replicas wait for each other instead of deadlocking.
+    let mut names: Vec<(Uuid, (i64, String))> = names.into_iter().collect();
+    names.sort_unstable();
+    let users: Vec<Uuid> = names.iter().map(|(user, _)| *user).collect();
+    let sequences: Vec<i64> = names.iter().map(|(_, (sequence, _))| *sequence).collect();
+    let texts: Vec<&str> = names.iter().map(|(_, (_, name))| name.as_str()).collect();
+    let statement = "INSERT INTO notifications.people AS p (user_id, full_name, name_seq) SELECT * FROM unnest($1::uuid[], $2::text[], $3::bigint[])
+         ON CONFLICT (user_id) DO UPDATE SET full_name = excluded.full_name, name_seq = excluded.name_seq
+         WHERE excluded.name_seq > p.name_seq AND NOT p.gone";
+    run(transaction, statement, &[&users, &texts, &sequences]).await
+}
 
 /// Follows an event.
 pub(crate) async fn follow(transaction: &Transaction<'_>, envelope: &Envelope) -> Result<(), Failure> {
@@ -58,11 +98,8 @@ async fn follow_user(transaction: &Transaction<'_>, event: user::Event, sequence
             run(transaction, statement, &[&user_id.uuid(), &email.as_str(), &full_name.as_str(), &sequence]).await
         }
         user::Event::ProfileUpdated { user_id, changes, .. } => {
-            let Some(name) = changes.full_name else { return Ok(()) };
-            let statement = "INSERT INTO notifications.people AS p (user_id, full_name, name_seq) VALUES ($1, $2, $3)
-                 ON CONFLICT (user_id) DO UPDATE SET full_name = excluded.full_name, name_seq = excluded.name_seq
-                 WHERE excluded.name_seq > p.name_seq AND NOT p.gone";
-            run(transaction, statement, &[&user_id.uuid(), &name.new.as_str(), &sequence]).await
+            let name = changes.full_name.map(|name| (user_id.uuid(), (sequence, name.new.as_str().to_owned())));
+            rename(transaction, name.into_iter().collect()).await
         }
         user::Event::Deleted { user_id, .. } => {
             // The ledger has the address until the last mail has left; here it ends now.
