@@ -163,3 +163,35 @@ async fn a_refusal_is_an_outcome_too_and_is_repeated_with_its_key() {
     let statuses: Vec<String> = read(&stack, &[].into(), false).await.outcomes.into_iter().map(|outcome| outcome.status).collect();
     assert_eq!(statuses.iter().filter(|status| *status == "refused").count(), 2, "{statuses:?}");
 }
+
+/// Without a key, the id is fresh and nobody looks it up beforehand. It can still stand in the stream twice: a publish whose answer was
+/// lost is repeated, and the server's window may be over, or the first try was in a batch without ids.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_command_without_a_key_that_stands_in_the_stream_twice_has_one_effect() {
+    let stack = Stack::builder().consumers(&[Consumer::Audit]).start().await;
+    without_duplicate_window(&stack).await;
+    let token = stack.operator_token();
+    let tenant = stack.post("/v1/tenants", &token, &tenant_body()).await.expect(201);
+    let users = format!("/v1/tenants/{}/users", tenant.text_at("/aggregateId"));
+    let mut ids = std::collections::BTreeSet::from([tenant.text_at("/commandId")]);
+    let jetstream = stack.jetstream().await;
+    let commands = jetstream.get_stream("COMMANDS").await.unwrap();
+    for number in 0..3 {
+        let path = tenant.text_at("/aggregateId");
+        let renamed = stack.call(Method::PATCH, &format!("/v1/tenants/{path}"), &token, &[], &json!({ "name": format!("Name {number}") })).await;
+        ids.insert(renamed.expect(200).text_at("/commandId"));
+        let last = commands.get_info().await.unwrap().state.last_sequence;
+        let message = commands.get_raw_message(last).await.unwrap();
+        // As it came, but for its id in the server's window; twice, so that one meets the table and one its neighbour in the batch.
+        for copy in 0..2 {
+            let mut headers = message.headers.clone();
+            headers.insert("Nats-Msg-Id", format!("copy-{number}-{copy}"));
+            jetstream.publish_with_headers(message.subject.clone(), headers, message.payload.clone()).await.unwrap();
+        }
+        // Its neighbours are decided as ever.
+        ids.insert(stack.post(&users, &token, &person(number)).await.expect(201).text_at("/commandId"));
+    }
+    let history = assert_sound(&stack, &ids, true).await;
+    assert_eq!(history.outcomes.len(), ids.len());
+    assert_eq!(history.events.iter().filter(|event| event.event_type == "tenant.updated").count(), 3);
+}

@@ -160,6 +160,8 @@ async fn a_command_whose_delivery_was_lost_with_the_connection_is_read_again_tho
     let (tenants, mut ids) = tenants(&stack, 4).await;
     let token = stack.operator_token();
     for tenant in &tenants {
+        // Whoever is still beginning again after the cut before would not get through any more.
+        wait_until("the reader listens", async || is_listening(&stack, &tenant.id).await).await;
         stack.nats_proxy().hold_answers(true);
         let path = format!("/v1/tenants/{}", tenant.id);
         let later = [("prefer", "respond-async")];
@@ -170,6 +172,14 @@ async fn a_command_whose_delivery_was_lost_with_the_connection_is_read_again_tho
         stack.nats_proxy().hold_answers(false);
         assert_sound(&stack, &ids, false).await;
     }
+}
+
+/// Whether the reader of a tenant's partition waits for commands.
+async fn is_listening(stack: &Stack, tenant: &str) -> bool {
+    let stream = stack.jetstream().await.get_stream(names::COMMANDS).await.unwrap();
+    let filter = subjects::command_filter(subjects::partition(tenant, 64));
+    let readers: Vec<_> = stream.consumers().map(Result::unwrap).collect().await;
+    readers.iter().any(|reader| reader.config.filter_subject == filter && reader.num_waiting > 0)
 }
 
 /// Whether the server has sent every command to its reader.
