@@ -81,6 +81,8 @@ async fn a_takeover_that_is_cut_off_in_its_publish_settles_again() {
         .proxied_nats()
         .env("CHANCERY_PARTITIONS", 1)
         .env("CHANCERY_PUBLISH_TIMEOUT_MS", 3_000)
+        // Each command's event is a batch: the crash comes after so many of them.
+        .env("CHANCERY_PUBLISH_PACE_MS", 0)
         .start()
         .await;
     without_duplicate_window(&stack).await;
