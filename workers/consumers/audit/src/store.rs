@@ -29,6 +29,8 @@ use crate::{
 const RACES: u32 = 16;
 /// Chains whose end is remembered at most; beyond, all are forgotten.
 const REMEMBERED: usize = 50_000;
+/// Batches that remember nothing after another writer showed: it will show again, and a refused batch costs more than a look.
+const CAUTION: u32 = 256;
 
 /// The end of a tenant's chain.
 type Heads = HashMap<Uuid, (i64, Hash)>;
@@ -38,12 +40,14 @@ type Heads = HashMap<Uuid, (i64, Hash)>;
 pub struct Recorder {
     pool: Pool,
     heads: Heads,
+    /// Batches still to be written with caution.
+    caution: u32,
 }
 
 impl Recorder {
     /// Writes through this pool.
     pub fn new(pool: Pool) -> Self {
-        Self { pool, heads: Heads::new() }
+        Self { pool, heads: Heads::new(), caution: 0 }
     }
 
     /// Writes the rows of these events, each exactly once however often it is given them.
@@ -58,7 +62,8 @@ impl Recorder {
         for _ in 0..RACES {
             match append(&client, events, &mut heads, doubtful).await {
                 Ok(()) => {
-                    if heads.len() <= REMEMBERED {
+                    self.caution = self.caution.saturating_sub(1);
+                    if self.caution == 0 && heads.len() <= REMEMBERED {
                         self.heads = heads;
                     }
                     return Ok(());
@@ -68,6 +73,7 @@ impl Recorder {
                     tracing::debug!("another writer was faster");
                     heads.clear();
                     doubtful = true;
+                    self.caution = CAUTION;
                 }
                 Err(error) => return Err(judge(&error)),
             }
