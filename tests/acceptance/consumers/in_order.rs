@@ -332,3 +332,24 @@ async fn a_consumer_that_is_slower_than_the_stream_forgets_is_not_skipped_forwar
     effective(&stack).await;
     follower.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_new_events_has_those_between_its_first_two_starts_and_none_before() {
+    let stack = stack_with_effects(&[]).await;
+    let tenants = history(&stack, 3).await;
+    published(&stack).await;
+    let old = count(&stack, "SELECT count(*) FROM events").await;
+    let new = Durable { start: Start::New, ..FOLLOWER };
+    let follower = Follower::of(new, stack.config(), effect);
+    wait_until("it has a place", async || count(&stack, "SELECT count(*) FROM consumer_positions WHERE incarnation <> ''").await == 1).await;
+    follower.end();
+    more(&stack, &tenants, "while it is away").await;
+    let follower = Follower::of(new, stack.config(), effect);
+    wait_until("what is new has its effect", async || {
+        count(&stack, "SELECT (SELECT count(*) FROM events) - (SELECT count(*) FROM effects)").await == old
+    })
+    .await;
+    let first = "SELECT count(*) FROM effects f JOIN events e ON e.id = f.event_id JOIN tenants t USING (tenant_id) WHERE e.sequence = 1";
+    assert_eq!(count(&stack, first).await, 0, "an event from before its first start");
+    follower.end();
+}
