@@ -353,3 +353,19 @@ async fn a_consumer_of_new_events_has_those_between_its_first_two_starts_and_non
     assert_eq!(count(&stack, first).await, 0, "an event from before its first start");
     follower.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn effects_whose_commit_is_refused_are_not_passed_over() {
+    let stack = stack_with_effects(&[]).await;
+    // What a sequence counts is not rolled back: the first three COMMITs with effects are refused.
+    let refuse = "CREATE SEQUENCE tries;
+         CREATE FUNCTION refuse() RETURNS trigger LANGUAGE plpgsql AS
+             $$ BEGIN IF nextval('tries') <= 3 THEN RAISE EXCEPTION 'not now' USING ERRCODE = 'serialization_failure'; END IF; RETURN NULL; END $$;
+         CREATE CONSTRAINT TRIGGER refuse AFTER INSERT ON effects DEFERRABLE INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION refuse()";
+    stack.db().await.batch_execute(refuse).await.unwrap();
+    history(&stack, 3).await;
+    let follower = Follower::start(stack.config(), effect);
+    effective(&stack).await;
+    assert!(count(&stack, "SELECT last_value FROM tries").await > 3, "nothing was refused");
+    follower.end();
+}
