@@ -4,7 +4,10 @@ use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
 use runtime::{Config, Stop};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::{Builder, Runtime},
+    signal::unix::{SignalKind, signal},
+};
 
 use crate::{admin, guard, telemetry};
 
@@ -103,6 +106,18 @@ impl Role {
     }
 }
 
+/// A runtime on so many threads; none for as many as there are processors.
+///
+/// # Errors
+/// The system gives no thread or no file descriptor.
+pub(crate) fn runtime_on(threads: Option<usize>) -> anyhow::Result<Runtime> {
+    let mut builder = if threads == Some(1) { Builder::new_current_thread() } else { Builder::new_multi_thread() };
+    if let Some(threads) = threads {
+        builder.worker_threads(threads);
+    }
+    builder.enable_all().build().context("starting the runtime")
+}
+
 /// Runs a role until a signal, or until its parent ends when `guarded`. Blocking: makes the runtime.
 ///
 /// # Errors
@@ -110,12 +125,7 @@ impl Role {
 pub fn run(role: Role, config: Config, guarded: bool) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(&config, role.name())?;
     runtime::failpoint::arm(config.failpoint.as_deref());
-    let runtime = match config.threads.or(role.threads()) {
-        Some(1) => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-        Some(threads) => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-        None => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-    }
-    .context("starting the runtime")?;
+    let runtime = runtime_on(config.threads.or(role.threads()))?;
     let result = runtime.block_on(drive(role, config, guarded));
     runtime.shutdown_timeout(Duration::from_secs(1));
     telemetry.finish();

@@ -175,12 +175,13 @@ mod tests {
 
     #[test]
     fn a_filter_covers_what_the_server_would_deliver() {
-        for filter in ["evt.>", "evt.*.user.>", "evt.*.user.created", "evt.t.*.created", "evt.t.user.created", ">"] {
+        for filter in ["evt.>", "evt.*.user.>", "evt.*.user.created", "evt.t.*.created", "evt.t.user.created", "evt.*.user.*", ">"] {
             assert!(matches(filter, "evt.t.user.created"), "{filter}");
         }
-        for filter in ["evt.*.user", "evt.*.user.created.>", "evt.*.tenant.>", "fence.>", "evt.t.user.create", "*", ""] {
+        for filter in ["evt.*.user", "evt.*.user.created.>", "evt.*.tenant.>", "fence.>", "evt.t.user.create", "evt.*", "*", ""] {
             assert!(!matches(filter, "evt.t.user.created"), "{filter}");
         }
+        assert!(!matches("evt.>", "evt"), "`>` is one token at least");
     }
 
     #[test]

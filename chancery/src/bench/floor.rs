@@ -22,7 +22,7 @@ use async_nats::jetstream::{
 use runtime::Config;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{connect, guard};
+use crate::{connect, guard, role};
 
 /// The database of the floor, beside the product's on the same server.
 pub const DATABASE: &str = "floor";
@@ -71,12 +71,7 @@ impl Part {
 /// What ended it.
 pub fn run(part: Part, config: &Config) -> anyhow::Result<ExitCode> {
     // On as many threads as the product's.
-    let runtime = match (config.threads, part) {
-        (Some(threads), _) if threads > 1 => tokio::runtime::Builder::new_multi_thread().worker_threads(threads).enable_all().build(),
-        (None, Part::Gateway) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
-        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
-    }
-    .context("starting the runtime")?;
+    let runtime = role::runtime_on(config.threads.or((part != Part::Gateway).then_some(1)))?;
     runtime.block_on(async {
         let mut parent = guard::parent_gone();
         let work = async {

@@ -57,30 +57,6 @@ impl Positions {
     }
 
     fn interested(&self, subject: &str) -> impl Iterator<Item = (&String, &Place)> {
-        self.places.iter().filter(move |(_, place)| place.filters.is_empty() || place.filters.iter().any(|filter| matches(filter, subject)))
-    }
-}
-
-/// NATS's rule: `*` is one token, a final `>` one or more.
-fn matches(filter: &str, subject: &str) -> bool {
-    let (mut wanted, mut given) = (filter.split('.'), subject.split('.'));
-    loop {
-        match (wanted.next(), given.next()) {
-            (Some(">"), Some(_)) | (None, None) => return true,
-            (Some("*"), Some(_)) => {}
-            (Some(one), Some(other)) if one == other => {}
-            _ => return false,
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::matches;
-
-    #[test]
-    fn filters_match_as_nats_does() {
-        assert!(matches("evt.>", "evt.t.tenant.created") && matches("evt.*.invitation.*", "evt.t.invitation.sent"));
-        assert!(!matches("evt.>", "evt") && !matches("evt.*.user.>", "evt.t.team.created") && !matches("evt.*", "evt.t.x"));
+        self.places.iter().filter(move |(_, place)| place.filters.is_empty() || place.filters.iter().any(|filter| subjects::matches(filter, subject)))
     }
 }

@@ -292,7 +292,7 @@ async fn a_repaired_event_below_the_mark_takes_effect_once() {
     // What an operator publishes who repairs a hole, and does it twice; beside it a repeat that is none of the kind.
     let body: String = stack.db().await.query_one("SELECT body::text FROM events WHERE sequence = 1", &[]).await.unwrap().get(0);
     let mut late: Value = serde_json::from_str(&body).unwrap();
-    let subject = format!("evt.{}.{}", tenant.id, late["type"].as_str().unwrap());
+    let subject = subjects::event(tenant.id.parse().unwrap(), late["type"].as_str().unwrap());
     let jetstream = stack.jetstream().await;
     jetstream.publish(subject.clone(), body.into()).await.unwrap().await.unwrap();
     late["id"] = "evt_00000000-0000-7000-8000-00000000beef".into();

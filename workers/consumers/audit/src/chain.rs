@@ -66,7 +66,7 @@ pub(crate) fn hash(previous: &Hash, content: &Content<'_>, seals: &Seals) -> Has
     for (side, value) in [("/before", &content.before), ("/after", &content.after)] {
         part(value.as_ref().map(|value| without(value, side, seals)).as_deref());
     }
-    part(Some(&to_json(seals)));
+    part(Some(to_json(seals).as_bytes()));
     hasher.finalize().into()
 }
 
@@ -99,7 +99,7 @@ fn write(value: &Value, pointer: &mut String, sealed: &[&str], text: &mut Vec<u8
                 if index > 0 {
                     text.push(b',');
                 }
-                text.extend(to_json(name));
+                text.extend_from_slice(to_json(name).as_bytes());
                 text.push(b':');
                 below(pointer, name, sealed, |pointer| write(value, pointer, sealed, text));
             }
@@ -115,7 +115,7 @@ fn write(value: &Value, pointer: &mut String, sealed: &[&str], text: &mut Vec<u8
             }
             text.push(b']');
         }
-        other => text.extend(to_json(other)),
+        other => text.extend_from_slice(to_json(other).as_bytes()),
     }
 }
 
@@ -131,8 +131,8 @@ fn below(pointer: &mut String, name: &str, sealed: &[&str], work: impl FnOnce(&m
 }
 
 /// JSON without spaces. What is written here has text keys only, and cannot fail.
-pub(crate) fn to_json(value: &(impl serde::Serialize + ?Sized)) -> Vec<u8> {
-    serde_json::to_vec(value).unwrap_or_default()
+pub(crate) fn to_json(value: &(impl serde::Serialize + ?Sized)) -> String {
+    serde_json::to_string(value).unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -21,7 +21,7 @@ use tokio_postgres::{Error, error::SqlState};
 use uuid::Uuid;
 
 use crate::{
-    chain::{self, Hash, Seals},
+    chain::{self, Hash, Seals, to_json},
     row::Content,
 };
 
@@ -127,11 +127,6 @@ async fn read_heads(client: &Client, events: &[Event], heads: &mut Heads) -> Res
     Ok(())
 }
 
-/// JSON as the table takes it. What is written here has text keys only, and cannot fail.
-fn text(value: &impl serde::Serialize) -> String {
-    serde_json::to_string(value).unwrap_or_default()
-}
-
 /// The columns of the rows to insert.
 #[derive(Default)]
 struct Rows<'a> {
@@ -185,9 +180,9 @@ impl<'a> Rows<'a> {
         self.correlation_ids.push(content.correlation_id);
         self.ip_addresses.push(content.ip_address);
         self.user_agents.push(content.user_agent);
-        self.before.push(content.before.as_ref().map(text));
-        self.after.push(content.after.as_ref().map(text));
-        self.seals.push(text(seals));
+        self.before.push(content.before.as_ref().map(to_json));
+        self.after.push(content.after.as_ref().map(to_json));
+        self.seals.push(to_json(seals));
         self.salts.push(salt.map(Vec::from));
         self.hashes.push(Vec::from(hash));
     }
