@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 
 use axum::{extract::FromRequestParts, http::request::Parts, response::Response};
 use serde_json::{Value, json};
+use subjects::TeamId;
 use tokio_postgres::types::ToSql;
 
 use crate::{
@@ -32,6 +33,10 @@ pub(crate) enum Compare {
     Text,
     /// As an e-mail address, in the form in which addresses are compared.
     Email,
+    /// As a name, whatever the case of its letters.
+    Folded,
+    /// As the id of a team that the row's id is a member of.
+    InTeam,
     /// At this time or later.
     From,
     /// Before this time.
@@ -128,6 +133,14 @@ impl Listing {
                     Compare::Email => match value.parse::<aggregates::text::Email>() {
                         Ok(email) => asked.condition(&format!("{column} = ?"), Box::new(email.as_str().to_owned())),
                         Err(error) => wrong(error.to_string()),
+                    },
+                    Compare::Folded => asked.condition(&format!("{column} = ?"), Box::new(value.trim().to_lowercase())),
+                    Compare::InTeam => match value.parse::<TeamId>() {
+                        Ok(team) => asked.condition(
+                            &format!("{column} IN (SELECT named FROM team_names WHERE tenant_id = (SELECT current_tenant()) AND team_id = ?)"),
+                            Box::new(team.uuid()),
+                        ),
+                        Err(_) => wrong("must be a team's id".into()),
                     },
                     Compare::From | Compare::To => match subjects::timestamp::parse(value) {
                         Some(time) => asked.condition(&format!("{column} {} ?", if *compare == Compare::From { ">=" } else { "<" }), Box::new(time)),

@@ -112,6 +112,8 @@ pub struct MemberView {
     pub role: Option<String>,
     /// `active`, or `suspended` where the user is not active.
     pub state: String,
+    /// The teams they are in.
+    pub teams: Vec<Named>,
     /// The invitation that began it.
     pub invitation_id: Option<String>,
     /// When it first began.
@@ -200,6 +202,43 @@ pub struct InvitationView {
 pub struct InvitationPage {
     /// The invitations.
     pub items: Vec<InvitationView>,
+    /// How many there are, counted up to 10,000.
+    pub total: u64,
+    /// The page, from 1.
+    pub page: u64,
+    /// Items on a page.
+    pub page_size: u64,
+    /// `false` where there are more than `total` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_is_exact: Option<bool>,
+}
+
+/// A team.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TeamView {
+    /// Id.
+    pub id: String,
+    /// Its name.
+    pub name: String,
+    /// The team it belongs to.
+    pub parent_team_id: Option<String>,
+    /// How many people are in it, without those in the teams below it.
+    pub member_count: u64,
+    /// When it came to be.
+    pub created_at: String,
+    /// When it last changed.
+    pub updated_at: String,
+    /// The ETag.
+    pub version: u64,
+}
+
+/// A page of teams.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct TeamPage {
+    /// The teams.
+    pub items: Vec<TeamView>,
     /// How many there are, counted up to 10,000.
     pub total: u64,
     /// The page, from 1.

@@ -5,7 +5,7 @@ use std::{fmt, str::FromStr};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use crate::{InvitationId, RoleId, TenantId, UserId};
+use crate::{InvitationId, RoleId, TeamId, TenantId, UserId};
 
 /// A kind of aggregate: the fourth token of a command's subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -19,11 +19,13 @@ pub enum Kind {
     Membership,
     /// An offer to become a member.
     Invitation,
+    /// Members who belong together.
+    Team,
 }
 
 impl Kind {
     /// Every kind, in the order of the contract.
-    pub const ALL: [Self; 4] = [Self::Tenant, Self::User, Self::Membership, Self::Invitation];
+    pub const ALL: [Self; 5] = [Self::Tenant, Self::User, Self::Membership, Self::Invitation, Self::Team];
 
     /// The token in subjects and the value in JSON.
     pub const fn name(self) -> &'static str {
@@ -32,6 +34,7 @@ impl Kind {
             Self::User => "user",
             Self::Membership => "membership",
             Self::Invitation => "invitation",
+            Self::Team => "team",
         }
     }
 
@@ -41,6 +44,7 @@ impl Kind {
             Self::Tenant => TenantId::new(uuid).to_string(),
             Self::User | Self::Membership => UserId::new(uuid).to_string(),
             Self::Invitation => InvitationId::new(uuid).to_string(),
+            Self::Team => TeamId::new(uuid).to_string(),
         }
     }
 
@@ -50,6 +54,7 @@ impl Kind {
             Self::Tenant => text.parse::<TenantId>().ok().map(|id| id.uuid()),
             Self::User | Self::Membership => text.parse::<UserId>().ok().map(|id| id.uuid()),
             Self::Invitation => text.parse::<InvitationId>().ok().map(|id| id.uuid()),
+            Self::Team => text.parse::<TeamId>().ok().map(|id| id.uuid()),
         }
     }
 }

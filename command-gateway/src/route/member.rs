@@ -151,13 +151,19 @@ const MEMBERS: Listing = Listing {
     orders: &[("createdAt", "created_at"), ("email", "email"), ("role", "role")],
     default_order: "-createdAt",
     tie: "id",
-    filters: &[("role", "role", Compare::Text), ("email", "email", Compare::Email), ("state", "state", Compare::Text)],
+    filters: &[
+        ("role", "role", Compare::Text),
+        ("email", "email", Compare::Email),
+        ("state", "state", Compare::Text),
+        ("team", "id", Compare::InTeam),
+    ],
     attributes: false,
 };
 
 /// List the members.
 #[utoipa::path(get, path = "/v1/tenants/{t}/members", tag = "membership",
-    params(crate::openapi::Page, ("role" = Option<String>, Query), ("email" = Option<String>, Query)),
+    params(crate::openapi::Page, ("role" = Option<String>, Query), ("email" = Option<String>, Query),
+        ("team" = Option<String>, Query, description = "the id of a team: who is in it")),
     responses((status = 200, body = crate::view::MemberPage)))]
 pub(crate) async fn list(State(gateway): State<Gateway>, access: Access, params: Params) -> Result<Response, Problem> {
     MEMBERS.answer(&gateway, Sight::of(access.tenant), &params).await

@@ -7,6 +7,7 @@ pub(crate) mod link;
 pub(crate) mod me;
 pub(crate) mod member;
 mod ops;
+pub(crate) mod team;
 pub(crate) mod tenant;
 pub(crate) mod user;
 
@@ -96,6 +97,7 @@ fn endpoints() -> Vec<Endpoint> {
         member::endpoints(),
         invitation::endpoints(),
         link::endpoints(),
+        team::endpoints(),
         command::endpoints(),
         me::endpoints(),
         audit::endpoints(),

@@ -83,6 +83,7 @@ fn concrete(policy: &Policy, replaced: Option<(&str, &str)>) -> String {
     let good = |name: &str| match name {
         "t" => TENANT.to_owned(),
         "i" => TENANT.replace("tenant", "inv"),
+        "team" => TENANT.replace("tenant", "team"),
         "id" => TENANT.replace("tenant", "cmd"),
         "u" => USER.to_owned(),
         "key" => "key".to_owned(),
@@ -127,6 +128,8 @@ async fn an_id_that_is_none_names_nothing_and_sends_nothing() {
                     Some("membership.add") => r#"{"userId":"user_01890a5d-ac96-774b-bcce-b302099a8057","role":"member"}"#,
                     Some("invitation.create") => r#"{"email":"a@b.example"}"#,
                     Some("invitation.set_attribute") => r#"{"value":1}"#,
+                    Some("team.create") => r#"{"name":"Design"}"#,
+                    Some("team.add_members") => r#"{"userIds":["user_01890a5d-ac96-774b-bcce-b302099a8057"]}"#,
                     _ => "{}",
                 };
                 let (status, _, body) = client.send(policy.method.name(), &concrete(policy, Some((name, bad))), &headers, body).await;

@@ -11,6 +11,7 @@ struct Things {
     tenant: Tenant,
     user: String,
     invitation: String,
+    team: String,
     command: String,
 }
 
@@ -19,10 +20,12 @@ async fn things(stack: &Stack, tenant: &Tenant) -> Things {
     let user = stack.post(&format!("/v1/tenants/{}/users", tenant.id), &token, &person(1)).await.expect(201);
     let address = json!({ "email": format!("{}@example.com", fresh("i")) });
     let invitation = stack.post(&format!("/v1/tenants/{}/invitations", tenant.id), &token, &address).await.expect(201);
+    let team = stack.post(&format!("/v1/tenants/{}/teams", tenant.id), &token, &json!({ "name": "Design" })).await.expect(201);
     Things {
         tenant: tenant.clone(),
         user: user.text_at("/aggregateId"),
         invitation: invitation.text_at("/aggregateId"),
+        team: team.text_at("/aggregateId"),
         command: user.text_at("/commandId"),
     }
 }
@@ -34,6 +37,7 @@ fn nothing() -> Things {
         tenant: Tenant { id: format!("tenant_{uuid}"), owner: format!("user_{uuid}") },
         user: format!("user_{uuid}"),
         invitation: format!("inv_{uuid}"),
+        team: format!("team_{uuid}"),
         command: format!("cmd_{uuid}"),
     }
 }
@@ -59,11 +63,13 @@ fn body(method: &Method, path: &str, things: &Things) -> Value {
         ("PATCH", "{t}") => json!({ "name": "Taken over" }),
         ("PATCH", "{u}") => json!({ "fullName": "Taken Over" }),
         ("PATCH", "{i}") => json!({ "attributes": {} }),
+        ("PATCH", "{team}") | ("POST", "teams") => json!({ "name": "Taken over" }),
         ("PUT", "{key}") => json!({ "value": 1 }),
         ("POST", "plan") => json!({ "plan": "enterprise" }),
         ("POST", "role") => json!({ "role": "admin" }),
         ("POST", "revoke") => json!({ "role": "member" }),
         ("POST", "users") => person(7),
+        ("POST", "members") if path.contains("{team}") => json!({ "userIds": [things.user] }),
         ("POST", "members") => json!({ "userId": things.user, "role": "member" }),
         ("POST", "invitations") => json!({ "email": format!("{}@example.com", fresh("i")) }),
         _ => Value::Null,
@@ -72,6 +78,7 @@ fn body(method: &Method, path: &str, things: &Things) -> Value {
 
 async fn ask(stack: &Stack, token: &str, (method, path): &(Method, String), tenant: &str, things: &Things) -> Answer {
     let concrete = path.replace("{t}", tenant).replace("{u}", &things.user).replace("{i}", &things.invitation).replace("{key}", "a.b");
+    let concrete = concrete.replace("{team}", &things.team);
     assert!(!concrete.contains('{'), "this test has nothing for {path}");
     let body = body(method, path, things);
     Client::of(stack).once(method.clone(), &concrete, token, None, &body).await.unwrap()
@@ -119,13 +126,15 @@ async fn another_tenants_users_and_invitations_are_not_there_in_ones_own() {
     let before = count().await;
     for route in routes(&stack).await {
         let path = &route.1;
-        if !path.contains("{u}") && !path.contains("{i}") && !path.ends_with("/members") || path.ends_with("/members") && route.0 == Method::GET {
+        if !path.contains("{u}") && !path.contains("{i}") && !path.contains("{team}") && !path.ends_with("/members")
+            || path.ends_with("/members") && route.0 == Method::GET
+        {
             continue;
         }
         let answer = ask(&stack, &token, &route, &tenants[0].id, &theirs).await;
         let same = ask(&stack, &token, &route, &tenants[0].id, &nothing()).await;
         // Adding and assigning tell whose home is elsewhere from nobody: the contract names both refusals. All others must not.
-        let workflow = path.ends_with("/role") || path.ends_with("/members");
+        let workflow = path.ends_with("/role") || path.ends_with("{t}/members");
         let told = ["invitation_required", "user_not_found", "not_found"];
         if workflow {
             assert!([&answer, &same].iter().all(|answer| told.contains(&code(answer).1.as_str())), "{route:?}: {} {}", answer.text, same.text);
@@ -141,9 +150,9 @@ async fn another_tenants_users_and_invitations_are_not_there_in_ones_own() {
     let theirs_asked = stack.get(&format!("/v1/commands/{}", theirs.command), &token).await;
     let nothing_asked = stack.get(&format!("/v1/commands/{}", made_up.command), &token).await;
     assert_eq!(theirs_asked.text.replace(&theirs.command, ""), nothing_asked.text.replace(&made_up.command, ""));
-    for list in ["users", "members", "invitations", "audit"] {
+    for list in ["users", "members", "invitations", "teams", "audit"] {
         let items = stack.get(&format!("/v1/tenants/{}/{list}?pageSize=100", tenants[0].id), &token).await.expect(200);
-        for id in [&theirs.tenant.id, &theirs.tenant.owner, &theirs.user, &theirs.invitation] {
+        for id in [&theirs.tenant.id, &theirs.tenant.owner, &theirs.user, &theirs.invitation, &theirs.team] {
             assert!(!items.text.contains(id.as_str()), "{list} shows {id}: {}", items.text);
         }
     }

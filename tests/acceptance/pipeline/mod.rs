@@ -14,3 +14,4 @@ mod load;
 mod points;
 mod poison;
 mod races;
+mod teams;

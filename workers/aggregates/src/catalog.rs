@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use subjects::{Kind, TenantId};
 use time::OffsetDateTime;
 
-use crate::{About, ClaimChange, Needs, invitation, membership, tenant, user, world};
+use crate::{About, ClaimChange, Follow, Key, Needs, invitation, membership, team, tenant, user, world};
 
 /// Any command.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -18,6 +18,8 @@ pub enum Command {
     Membership(membership::Command),
     /// To an invitation.
     Invitation(invitation::Command),
+    /// To a team.
+    Team(team::Command),
 }
 
 /// Any event. Serialises as `type` and `data`.
@@ -32,6 +34,8 @@ pub enum Event {
     Membership(membership::Event),
     /// Of an invitation.
     Invitation(invitation::Event),
+    /// Of a team.
+    Team(team::Event),
 }
 
 /// Any state, as stored. Serialises without a tag: the kind stands beside it.
@@ -46,6 +50,8 @@ pub enum State {
     Membership(membership::State),
     /// An invitation's.
     Invitation(invitation::State),
+    /// A team's.
+    Team(team::State),
 }
 
 /// Why a command cannot be read.
@@ -72,6 +78,7 @@ impl Command {
             Kind::User => user::Command::parse(name, data).map(|parsed| parsed.map(Self::User)),
             Kind::Membership => membership::Command::parse(name, data).map(|parsed| parsed.map(Self::Membership)),
             Kind::Invitation => invitation::Command::parse(name, data).map(|parsed| parsed.map(Self::Invitation)),
+            Kind::Team => team::Command::parse(name, data).map(|parsed| parsed.map(Self::Team)),
         };
         Ok(parsed.ok_or_else(unknown)??)
     }
@@ -83,6 +90,7 @@ impl Command {
             Self::User(_) => Kind::User,
             Self::Membership(_) => Kind::Membership,
             Self::Invitation(_) => Kind::Invitation,
+            Self::Team(_) => Kind::Team,
         }
     }
 
@@ -93,6 +101,7 @@ impl Command {
             Self::User(command) => command.name(),
             Self::Membership(command) => command.name(),
             Self::Invitation(command) => command.name(),
+            Self::Team(command) => command.name(),
         }
     }
 
@@ -108,11 +117,19 @@ impl Command {
             Self::User(command) => command.needs(about),
             Self::Membership(command) => command.needs(about),
             Self::Invitation(command) => command.needs(about),
+            Self::Team(command) => command.needs(about),
         };
         needs.states.extend(world::common_needs(about, self.kind()));
+        for follow in &needs.follow {
+            match follow {
+                Follow::Holder { claim, .. } => needs.claims.push(claim.clone()),
+                Follow::Naming { tenant, id } => needs.naming.push((*tenant, *id)),
+                Follow::Above { tenant, team } => needs.states.push(Key { tenant: *tenant, kind: Kind::Team, id: *team }),
+                Follow::TeamsOf { tenant, invitation } => needs.states.push(Key { tenant: *tenant, kind: Kind::Invitation, id: *invitation }),
+            }
+        }
         needs.states.sort_unstable();
         needs.states.dedup();
-        needs.claims.extend(needs.follow.iter().map(|follow| follow.claim.clone()));
         needs
     }
 }
@@ -125,6 +142,7 @@ impl Event {
             Self::User(_) => Kind::User,
             Self::Membership(_) => Kind::Membership,
             Self::Invitation(_) => Kind::Invitation,
+            Self::Team(_) => Kind::Team,
         }
     }
 
@@ -135,6 +153,7 @@ impl Event {
             Self::User(event) => event.event_type(),
             Self::Membership(event) => event.event_type(),
             Self::Invitation(event) => event.event_type(),
+            Self::Team(event) => event.event_type(),
         }
     }
 
@@ -142,7 +161,7 @@ impl Event {
     pub const fn changes_state(&self) -> bool {
         match self {
             Self::Membership(event) => event.changes_state(),
-            Self::Tenant(_) | Self::User(_) | Self::Invitation(_) => true,
+            Self::Tenant(_) | Self::User(_) | Self::Invitation(_) | Self::Team(_) => true,
         }
     }
 
@@ -155,6 +174,8 @@ impl Event {
             (Self::User(event), _) => event.claims(None, tenant),
             (Self::Invitation(event), Some(State::Invitation(before))) => event.claims(Some(before), tenant),
             (Self::Invitation(event), _) => event.claims(None, tenant),
+            (Self::Team(event), Some(State::Team(before))) => event.claims(Some(before), tenant),
+            (Self::Team(event), _) => event.claims(None, tenant),
             (Self::Membership(_), _) => Vec::new(),
         }
     }
@@ -171,6 +192,7 @@ impl State {
             Kind::User => Self::User(user::State::empty()),
             Kind::Membership => Self::Membership(membership::State::empty()),
             Kind::Invitation => Self::Invitation(invitation::State::empty()),
+            Kind::Team => Self::Team(team::State::empty()),
         }
     }
 
@@ -184,6 +206,7 @@ impl State {
             Kind::User => serde_json::from_str(text).map(Self::User),
             Kind::Membership => serde_json::from_str(text).map(Self::Membership),
             Kind::Invitation => serde_json::from_str(text).map(Self::Invitation),
+            Kind::Team => serde_json::from_str(text).map(Self::Team),
         }
     }
 
@@ -211,6 +234,11 @@ impl State {
                     invitation::apply(state, event);
                 }
             }
+            Self::Team(state) => {
+                if let Event::Team(event) = event {
+                    team::apply(state, event);
+                }
+            }
         }
     }
 
@@ -218,7 +246,7 @@ impl State {
     pub fn deadline(&self) -> Option<(OffsetDateTime, &'static str)> {
         match self {
             Self::Invitation(state) => state.deadline().map(|at| (at, "expire")),
-            Self::Tenant(_) | Self::User(_) | Self::Membership(_) => None,
+            Self::Tenant(_) | Self::User(_) | Self::Membership(_) | Self::Team(_) => None,
         }
     }
 }
@@ -247,6 +275,12 @@ impl From<invitation::Command> for Command {
     }
 }
 
+impl From<team::Command> for Command {
+    fn from(command: team::Command) -> Self {
+        Self::Team(command)
+    }
+}
+
 impl From<tenant::Event> for Event {
     fn from(event: tenant::Event) -> Self {
         Self::Tenant(event)
@@ -268,6 +302,12 @@ impl From<membership::Event> for Event {
 impl From<invitation::Event> for Event {
     fn from(event: invitation::Event) -> Self {
         Self::Invitation(event)
+    }
+}
+
+impl From<team::Event> for Event {
+    fn from(event: team::Event) -> Self {
+        Self::Team(event)
     }
 }
 
@@ -295,13 +335,19 @@ impl From<invitation::State> for State {
     }
 }
 
+impl From<team::State> for State {
+    fn from(state: team::State) -> Self {
+        Self::Team(state)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
     fn a_command_of_a_newer_version_is_told_from_a_broken_one() {
-        for unknown in ["user.teleport", "team.create", "user", "", "user.create.more"] {
+        for unknown in ["user.teleport", "session.start", "user", "", "user.create.more"] {
             assert!(matches!(Command::parse(unknown, "{}"), Err(ParseError::Unknown(name)) if name == unknown), "{unknown}");
         }
         for broken in ["{}", "", "[]", "null", r#"{"email":1,"fullName":"A"}"#, r#"{"email":"a@b.example","fullName":"a\u0000b"}"#] {

@@ -5,7 +5,7 @@ use subjects::{Actor, Authority, CommandId, Role, TenantId, UserId};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::{Command, Event, Reason, Surroundings, invitation, membership, tenant, user};
+use crate::{Command, Event, Reason, Surroundings, invitation, membership, team, tenant, user};
 
 /// What a decision is told besides the command itself.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -137,6 +137,7 @@ pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About)
         Command::User(command) => user::decide(command, surroundings, about),
         Command::Membership(command) => membership::decide(command, surroundings, about),
         Command::Invitation(command) => invitation::decide(command, surroundings, about),
+        Command::Team(command) => team::decide(command, surroundings, about),
     };
     let stale = about.if_match.is_some_and(|version| version != surroundings.version(command.kind(), about.target));
     // Whoever may not see the thing learns nothing about its version.
@@ -149,6 +150,6 @@ pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About)
     match command {
         _ if !stale || hidden => decision,
         Command::Membership(command) => membership::refuse(command, Reason::VersionConflict, surroundings, about),
-        Command::Tenant(_) | Command::User(_) | Command::Invitation(_) => Decision::refused(Reason::VersionConflict),
+        Command::Tenant(_) | Command::User(_) | Command::Invitation(_) | Command::Team(_) => Decision::refused(Reason::VersionConflict),
     }
 }

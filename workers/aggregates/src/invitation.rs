@@ -257,9 +257,10 @@ impl Command {
         let tenant = about.tenant;
         match self {
             Self::Create(create) => Needs {
+                states: create.team_ids.iter().map(|team| Key { tenant, kind: Kind::Team, id: team.uuid() }).collect(),
                 follow: vec![
-                    Follow { claim: Claim::email(&create.email), tenant, kind: Kind::Membership },
-                    Follow { claim: Claim::pending_invitation(tenant, create.email.as_str()), tenant, kind: Kind::Invitation },
+                    Follow::Holder { claim: Claim::email(&create.email), tenant, kind: Kind::Membership },
+                    Follow::Holder { claim: Claim::pending_invitation(tenant, create.email.as_str()), tenant, kind: Kind::Invitation },
                 ],
                 ..Needs::default()
             },
@@ -268,6 +269,7 @@ impl Command {
                 Needs {
                     states: vec![Key { tenant, kind: Kind::Membership, id }, Key { tenant, kind: Kind::User, id }],
                     claims: vec![Claim::email(&accept.email)],
+                    follow: vec![Follow::TeamsOf { tenant, invitation: about.target }],
                     ..Needs::default()
                 }
             }

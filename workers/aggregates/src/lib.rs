@@ -16,6 +16,7 @@ pub mod membership;
 mod reason;
 pub mod registry;
 mod roster;
+pub mod team;
 pub mod tenant;
 pub mod text;
 pub mod user;

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use subjects::{Actor, Authority, InvitationId, Kind, Role, RoleId, TenantId, UserId};
 
 use crate::{
-    About, Claim, Decision, Emitted, Key, Needs, Reason, Surroundings,
+    About, Claim, Decision, Emitted, Follow, Key, Needs, Reason, Surroundings, team,
     tenant::Nothing,
     text::{Email, Line},
 };
@@ -237,10 +237,14 @@ impl Command {
         })
     }
 
-    /// What must be loaded to decide it: the user, if this is their home, and whether they exist anywhere.
+    /// What must be loaded to decide it: the user, if this is their home, whether they exist anywhere, and the teams they leave.
     pub fn needs(&self, about: &About) -> Needs {
         let states = vec![Key { tenant: about.tenant, kind: Kind::User, id: about.target }];
-        Needs { states, claims: vec![Claim::user(UserId::new(about.target))], ..Needs::default() }
+        let follow = match self {
+            Self::Remove(_) => vec![Follow::Naming { tenant: about.tenant, id: about.target }],
+            Self::Add(_) | Self::AssignRole(_) | Self::RevokeRole(_) => Vec::new(),
+        };
+        Needs { states, claims: vec![Claim::user(UserId::new(about.target))], follow, ..Needs::default() }
     }
 }
 
@@ -307,7 +311,7 @@ pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About)
         Command::Add(add) => decide_add(add, surroundings, about),
         Command::AssignRole(assign) => role::decide_assignment(assign, surroundings, about),
         Command::RevokeRole(revoke) => role::decide_revocation(revoke, surroundings, about),
-        Command::Remove(_) => decide_removal(surroundings, about),
+        Command::Remove(_) => return decide_removal(surroundings, about).into(),
     };
     match decided {
         Ok(change) => Decision::done(role::told(command, about, change)),
@@ -349,7 +353,7 @@ fn decide_add(add: &Add, surroundings: &Surroundings<'_>, about: &About) -> Resu
 }
 
 /// Also in a suspended tenant: people may always go.
-fn decide_removal(surroundings: &Surroundings<'_>, about: &About) -> Result<Option<Emitted>, Reason> {
+fn decide_removal(surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<Emitted>, Reason> {
     let user_id = UserId::new(about.target);
     let state = surroundings.membership(user_id).ok_or(Reason::NotFound)?;
     let reason = if about.authority == Authority::System {
@@ -363,13 +367,16 @@ fn decide_removal(surroundings: &Surroundings<'_>, about: &About) -> Result<Opti
         RemovalReason::Removed
     };
     if !state.is_active() {
-        return Ok(None);
+        return Ok(Vec::new());
     }
     if surroundings.is_last_owner(user_id) {
         return Err(Reason::LastOwner);
     }
+    // The teams end first: whoever follows the tenant's history never meets a member of a team who is none of the tenant.
+    let mut events = team::left(user_id, surroundings, about);
     let (tenant_id, email) = (about.tenant, Email::stored(&state.email));
-    Ok(Some(Emitted::new(user_id.uuid(), Event::Removed { tenant_id, user_id, email, removed_by: about.by(), reason })))
+    events.push(Emitted::new(user_id.uuid(), Event::Removed { tenant_id, user_id, email, removed_by: about.by(), reason }));
+    Ok(events)
 }
 
 /// Applies. Cannot fail and contains no rule.

@@ -56,11 +56,21 @@ pub enum Reason {
     TooManyResends,
     /// The address has an account: sign in to accept.
     SignInRequired,
+    /// Another team of the tenant has this name.
+    NameTaken,
+    /// The person is not a member of the tenant.
+    NotAMember,
+    /// The team has teams below it.
+    HasSubteams,
+    /// The team would stand below itself, or too deep.
+    ParentCycle,
+    /// There is no place: in the team, for the person in another team, or for another team in the tenant.
+    TeamFull,
 }
 
 impl Reason {
     /// Every reason.
-    pub const ALL: [Self; 25] = [
+    pub const ALL: [Self; 30] = [
         Self::NotFound,
         Self::Forbidden,
         Self::VersionConflict,
@@ -86,6 +96,11 @@ impl Reason {
         Self::EmailMismatch,
         Self::TooManyResends,
         Self::SignInRequired,
+        Self::NameTaken,
+        Self::NotAMember,
+        Self::HasSubteams,
+        Self::ParentCycle,
+        Self::TeamFull,
     ];
 
     /// The stable code.
@@ -116,6 +131,11 @@ impl Reason {
             Self::EmailMismatch => "email_mismatch",
             Self::TooManyResends => "too_many_resends",
             Self::SignInRequired => "sign_in_required",
+            Self::NameTaken => "name_taken",
+            Self::NotAMember => "not_a_member",
+            Self::HasSubteams => "has_subteams",
+            Self::ParentCycle => "parent_cycle",
+            Self::TeamFull => "team_full",
         }
     }
 
@@ -158,6 +178,11 @@ impl Reason {
             Self::EmailMismatch => "The invitation was sent to another e-mail address.",
             Self::TooManyResends => "The invitation was sent as often as allowed.",
             Self::SignInRequired => "This address has an account: sign in to accept.",
+            Self::NameTaken => "Another team of this tenant has this name.",
+            Self::NotAMember => "This person is not a member of this tenant.",
+            Self::HasSubteams => "The team has teams below it.",
+            Self::ParentCycle => "The team would stand below itself, or too many levels deep.",
+            Self::TeamFull => "There is no place: in the team, for this person in another team, or for another team.",
         }
     }
 }

@@ -13,8 +13,8 @@ use crate::{
     Command, Event, Reason, State, World,
     attributes::Attributes,
     invitation, membership,
-    scenario::{ADAM, INVITATION, MIA, NOON, TENANT, email, line},
-    tenant, user,
+    scenario::{ADAM, INVITATION, MIA, NOON, TEAM, TENANT, email, line},
+    team, tenant, user,
 };
 
 const HASH: &str = "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08";
@@ -24,7 +24,11 @@ fn attributes() -> Attributes {
 }
 
 fn teams() -> Vec<TeamId> {
-    vec![TeamId::new(Uuid::from_u128(0x7ea))]
+    vec![TEAM]
+}
+
+fn above() -> TeamId {
+    TeamId::new(Uuid::from_u128(0xab0e))
 }
 
 fn commands() -> Vec<Command> {
@@ -74,6 +78,11 @@ fn commands() -> Vec<Command> {
         invitation::Command::RemoveAttribute(invitation::RemoveAttribute { key: "floor".parse().unwrap() }).into(),
         invitation::Command::Remove(nothing).into(),
         invitation::Command::Expire(invitation::Expire { deadline: NOON }).into(),
+        team::Command::Create(team::Create { name: line("Design"), parent_team_id: Some(above()) }).into(),
+        team::Command::Update(team::Update { name: Some(line("Artwork")), parent_team_id: Some(Some(above())) }).into(),
+        team::Command::Delete(nothing).into(),
+        team::Command::AddMembers(team::People { user_ids: [MIA].into() }).into(),
+        team::Command::RemoveMembers(team::People { user_ids: [MIA].into() }).into(),
     ]
 }
 
@@ -83,6 +92,7 @@ pub(crate) fn events() -> Vec<Event> {
     events.extend(user_events());
     events.extend(membership_events());
     events.extend(invitation_events());
+    events.extend(team_events());
     events
 }
 
@@ -184,6 +194,23 @@ fn invitation_events() -> Vec<Event> {
     ]
 }
 
+fn team_events() -> Vec<Event> {
+    use team::Event as E;
+    let (tenant_id, team_id, name, parent_team_id, by) = (TENANT, TEAM, || line("Design"), Some(above()), Some(Actor::User(ADAM)));
+    let changes = team::Changes {
+        name: Some(tenant::Change { old: name(), new: line("Artwork") }),
+        parent_team_id: Some(tenant::Change { old: None, new: parent_team_id }),
+    };
+    let (user_ids, invitation_id) = (vec![MIA], Some(INVITATION));
+    vec![
+        E::Created { tenant_id, team_id, name: name(), parent_team_id }.into(),
+        E::Updated { tenant_id, team_id, changes }.into(),
+        E::Deleted { tenant_id, team_id, name: name(), parent_team_id }.into(),
+        E::MembersAdded { tenant_id, team_id, name: name(), user_ids: user_ids.clone(), added_by: by, invitation_id }.into(),
+        E::MembersRemoved { tenant_id, team_id, name: name(), user_ids, removed_by: by }.into(),
+    ]
+}
+
 /// States with every field filled. Whoever changes one raises [`State::SCHEMA_VERSION`] only if old ones no longer mean what they say.
 fn states() -> Vec<(Kind, State)> {
     let user = user::State {
@@ -208,8 +235,15 @@ fn states() -> Vec<(Kind, State)> {
         created_by: Some(Actor::User(ADAM)),
         account_id: Some(MIA),
     };
+    let team = team::State { name: "Design".into(), parent_team_id: Some(above()), members: [MIA].into(), status: team::Status::Active };
     let tenant = tenant::State { slug: "acme".into(), name: "Acme".into(), plan: tenant::Plan::Professional, status: tenant::Status::Suspended };
-    vec![(Kind::Tenant, tenant.into()), (Kind::User, user.into()), (Kind::Membership, membership.into()), (Kind::Invitation, invitation.into())]
+    vec![
+        (Kind::Tenant, tenant.into()),
+        (Kind::User, user.into()),
+        (Kind::Membership, membership.into()),
+        (Kind::Invitation, invitation.into()),
+        (Kind::Team, team.into()),
+    ]
 }
 
 fn folder(of: &str) -> PathBuf {
@@ -327,6 +361,7 @@ fn every_event_names_its_tenant_and_the_thing_it_happened_to() {
             Kind::Tenant => "tenantId",
             Kind::User | Kind::Membership => "userId",
             Kind::Invitation => "invitationId",
+            Kind::Team => "teamId",
         };
         assert!(data["tenantId"].is_string() && data[id].is_string(), "{}: {data}", event.event_type());
     }

@@ -147,6 +147,11 @@ pub const COMMANDS: &[CommandEntry] = &[
     c(Kind::Invitation, "remove_attribute", ADMIN, &[Reason::InvalidState, Reason::Expired]),
     c(Kind::Invitation, "remove", ADMIN, &[Reason::InvalidState, Reason::Expired]),
     c(Kind::Invitation, "expire", Least::System, &[]),
+    c(Kind::Team, "create", ADMIN, &[Reason::ParentCycle, Reason::NameTaken, Reason::TeamFull]),
+    c(Kind::Team, "update", ADMIN, &[Reason::ParentCycle, Reason::NameTaken]),
+    c(Kind::Team, "delete", ADMIN, &[Reason::HasSubteams]),
+    c(Kind::Team, "add_members", ADMIN, &[Reason::NotAMember, Reason::TeamFull]),
+    c(Kind::Team, "remove_members", ADMIN, &[Reason::NotAMember]),
 ];
 
 /// Logging and audit take everything.
@@ -198,6 +203,11 @@ pub const EVENTS: &[EventEntry] = &[
     e(Kind::Invitation, "invitation.attribute_removed", "INVITATION_ATTRIBUTE_REMOVED", &[], ALL),
     e(Kind::Invitation, "invitation.updated", "INVITATION_UPDATED", &["/attributes"], ALL),
     e(Kind::Invitation, "invitation.expired", "INVITATION_EXPIRED", &["/email"], NOTIFY),
+    e(Kind::Team, "team.created", "TEAM_CREATED", &[], ALL),
+    e(Kind::Team, "team.updated", "TEAM_UPDATED", &[], ALL),
+    e(Kind::Team, "team.deleted", "TEAM_DELETED", &[], ALL),
+    e(Kind::Team, "team.members_added", "TEAM_MEMBERS_ADDED", &[], NOTIFY),
+    e(Kind::Team, "team.members_removed", "TEAM_MEMBERS_REMOVED", &[], ALL),
 ];
 
 #[cfg(test)]
@@ -205,7 +215,7 @@ mod tests {
     use serde_json::Value;
 
     use super::*;
-    use crate::{invitation, membership, recorded, tenant, user};
+    use crate::{invitation, membership, recorded, team, tenant, user};
 
     /// What a kind has, by its own lists, and the tests of its rules. Exhaustive: a new kind is asked for.
     fn of(kind: Kind) -> (&'static [&'static str], &'static [&'static str], String) {
@@ -218,6 +228,7 @@ mod tests {
                 &invitation::Event::TYPES,
                 [include_str!("invitation/tests.rs"), include_str!("invitation/tests/answering.rs")].concat(),
             ),
+            Kind::Team => (&team::Command::NAMES, &team::Event::TYPES, include_str!("team/tests.rs").into()),
         }
     }
 

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use subjects::{Role, UserId};
 
-use crate::{Event, invitation, membership, user};
+use crate::{Event, invitation, membership, team, user};
 
 /// The counts of one tenant.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ pub struct Roster {
     pub owners: BTreeMap<UserId, bool>,
     /// Invitations that can still be accepted.
     pub pending_invitations: u32,
+    /// Teams in use.
+    pub teams: u32,
 }
 
 impl Roster {
@@ -37,6 +39,14 @@ impl Roster {
                     | invitation::Event::Updated { .. }
                     | invitation::Event::AttributeSet { .. }
                     | invitation::Event::AttributeRemoved { .. } => return false,
+                }
+                true
+            }
+            Event::Team(event) => {
+                match event {
+                    team::Event::Created { .. } => self.teams += 1,
+                    team::Event::Deleted { .. } => self.teams = self.teams.saturating_sub(1),
+                    team::Event::Updated { .. } | team::Event::MembersAdded { .. } | team::Event::MembersRemoved { .. } => return false,
                 }
                 true
             }

@@ -5,13 +5,13 @@
 
 use std::collections::BTreeMap;
 
-use subjects::{Actor, Authority, CommandId, InvitationId, Kind, Role, ServiceId, TenantId, UserId};
+use subjects::{Actor, Authority, CommandId, InvitationId, Kind, Role, ServiceId, TeamId, TenantId, UserId};
 use time::{Duration, OffsetDateTime, macros::datetime};
 use uuid::Uuid;
 
 use crate::{
-    About, Answer, Claim, ClaimChange, Command, Decision, Emitted, Event, Key, Reason, Roster, Scope, State, Surroundings, World, decide, membership,
-    registry, tenant,
+    About, Answer, Claim, ClaimChange, Command, Decision, Emitted, Event, Key, Reason, Roster, Scope, State, Surroundings, Versioned, World, decide,
+    membership, registry, tenant,
     text::{Email, Line},
     user,
 };
@@ -32,6 +32,8 @@ pub(crate) const GUS: UserId = UserId::new(Uuid::from_u128(4));
 pub(crate) const NEMO: UserId = UserId::new(Uuid::from_u128(5));
 /// An invitation.
 pub(crate) const INVITATION: InvitationId = InvitationId::new(Uuid::from_u128(0x11));
+/// A team.
+pub(crate) const TEAM: TeamId = TeamId::new(Uuid::from_u128(0x7ea));
 /// When a scenario begins.
 pub(crate) const NOON: OffsetDateTime = datetime!(2026-11-22 12:00 UTC);
 
@@ -214,6 +216,7 @@ impl Scenario {
             let one = self.loaded(command);
             loaded.states.extend(one.states);
             loaded.claims.extend(one.claims);
+            loaded.naming.extend(one.naming);
         }
         let mut decisions = Vec::new();
         for (n, ((_, command), about)) in commands.iter().zip(&abouts).enumerate() {
@@ -238,9 +241,19 @@ impl Scenario {
         for claim in &needs.claims {
             loaded.claims.insert(claim.clone(), self.world.claims.get(claim).copied().flatten());
         }
-        let behind: Vec<Key> = needs.behind_claims(&loaded).collect();
-        for key in needs.states.iter().copied().chain(behind) {
-            loaded.states.insert(key, self.world.states.get(&key).cloned().flatten());
+        for (tenant, id) in &needs.naming {
+            let teams = self.world.states.iter().filter(|(key, _)| key.tenant == *tenant).filter_map(|(key, versioned)| match versioned {
+                Some(Versioned { state: State::Team(team), .. }) if team.names().contains(id) => Some(TeamId::new(key.id)),
+                _ => None,
+            });
+            loaded.naming.insert((*tenant, *id), teams.collect());
+        }
+        let mut keys = needs.states.clone();
+        while !keys.is_empty() {
+            for key in keys {
+                loaded.states.insert(key, self.world.states.get(&key).cloned().flatten());
+            }
+            keys = needs.behind(&loaded).collect();
         }
         loaded
     }
@@ -263,7 +276,7 @@ impl Scenario {
 
     /// The roster as a count over all states would give it.
     fn counted(&self, tenant: TenantId) -> Roster {
-        let mut roster = Roster { members: 0, owners: BTreeMap::new(), pending_invitations: 0 };
+        let mut roster = Roster { members: 0, owners: BTreeMap::new(), pending_invitations: 0, teams: 0 };
         for (key, versioned) in self.world.states.iter().filter(|(key, _)| key.tenant == tenant) {
             match versioned.as_ref().map(|versioned| &versioned.state) {
                 Some(State::Membership(membership)) if membership.is_active() => {
@@ -275,6 +288,7 @@ impl Scenario {
                     }
                 }
                 Some(State::Invitation(invitation)) if invitation.is_pending() => roster.pending_invitations += 1,
+                Some(State::Team(team)) if team.is_active() => roster.teams += 1,
                 _ => {}
             }
         }

@@ -7,7 +7,7 @@ use subjects::{Actor, Kind, Role, TenantId, UserId, timestamp};
 use time::OffsetDateTime;
 
 use crate::{
-    About, Claim, ClaimChange, Decision, Emitted, Holder, Key, Needs, Reason, Surroundings, membership,
+    About, Claim, ClaimChange, Decision, Emitted, Follow, Holder, Key, Needs, Reason, Surroundings, membership,
     tenant::{Change, Nothing, WithReason},
     text::{Email, Line},
 };
@@ -226,7 +226,11 @@ impl Command {
             Self::Create(create) => vec![Claim::email(&create.email), Claim::user(UserId::new(about.target))],
             _ => Vec::new(),
         };
-        Needs { states, claims, ..Needs::default() }
+        let follow = match self {
+            Self::Delete(_) => vec![Follow::Naming { tenant: about.tenant, id: about.target }],
+            _ => Vec::new(),
+        };
+        Needs { states, claims, follow, ..Needs::default() }
     }
 }
 

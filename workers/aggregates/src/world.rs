@@ -2,14 +2,14 @@
 
 use std::{
     cell::Cell,
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
 };
 
-use subjects::{InvitationId, Kind, TenantId, UserId};
+use subjects::{InvitationId, Kind, TeamId, TenantId, UserId};
 use time::{Duration, OffsetDateTime};
 use uuid::Uuid;
 
-use crate::{About, Emitted, Roster, State, invitation, membership, tenant, text::Email, user};
+use crate::{About, Emitted, Roster, State, invitation, membership, team, tenant, text::Email, user};
 
 /// Names an aggregate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,6 +51,8 @@ pub enum Scope {
     User,
     /// Addresses with a pending invitation, per tenant; the value is `<tenant>/<address>`.
     PendingInvitation,
+    /// Names of teams, per tenant; the value is `<tenant>/<name in lower case>`.
+    TeamName,
 }
 
 impl Scope {
@@ -61,6 +63,7 @@ impl Scope {
             Self::Email => "email",
             Self::User => "user",
             Self::PendingInvitation => "pending_invitation",
+            Self::TeamName => "team_name",
         }
     }
 }
@@ -93,6 +96,11 @@ impl Claim {
     /// The claim of a pending invitation to an address in a tenant.
     pub fn pending_invitation(tenant: TenantId, email: &str) -> Self {
         Self::new(Scope::PendingInvitation, format!("{tenant}/{email}"))
+    }
+
+    /// The claim of a team to a name in a tenant.
+    pub fn team_name(tenant: TenantId, name: &str) -> Self {
+        Self::new(Scope::TeamName, format!("{tenant}/{}", name.to_lowercase()))
     }
 }
 
@@ -130,31 +138,84 @@ pub struct Needs {
     pub states: Vec<Key>,
     /// Claims; those to follow are among them once [`crate::Command::needs`] returns.
     pub claims: Vec<Claim>,
-    /// States that can be named only when claims are known. Load the claims, then what [`Needs::behind_claims`] names.
+    /// Which teams name a person as their member, or a team as their parent; those to follow are among them likewise.
+    pub naming: Vec<(TenantId, Uuid)>,
+    /// States that can be named only when others are known. Load the rest, then what [`Needs::behind`] names, until it names nothing.
     pub follow: Vec<Follow>,
 }
 
-/// "The state of this kind, in this tenant, of whoever holds the claim."
+/// What can be named only when something else is known.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Follow {
-    /// The claim.
-    pub claim: Claim,
-    /// The tenant whose state is needed; the holder's own may be another.
-    pub tenant: TenantId,
-    /// The kind of state.
-    pub kind: Kind,
+pub enum Follow {
+    /// The state of this kind, in this tenant, of whoever holds the claim.
+    Holder {
+        /// The claim.
+        claim: Claim,
+        /// The tenant whose state is needed; the holder's own may be another.
+        tenant: TenantId,
+        /// The kind of state.
+        kind: Kind,
+    },
+    /// The teams that name this person as a member, or this team as their parent.
+    Naming {
+        /// The tenant.
+        tenant: TenantId,
+        /// The person or the team.
+        id: Uuid,
+    },
+    /// This team and those above it.
+    Above {
+        /// The tenant.
+        tenant: TenantId,
+        /// The lowest of them.
+        team: Uuid,
+    },
+    /// The teams of this invitation.
+    TeamsOf {
+        /// The tenant.
+        tenant: TenantId,
+        /// The invitation.
+        invitation: Uuid,
+    },
+}
+
+impl Follow {
+    /// What it leads to, as far as the world knows.
+    fn keys(&self, world: &World) -> Vec<Key> {
+        let team = |tenant: TenantId, id: Uuid| Key { tenant, kind: Kind::Team, id };
+        match self {
+            Self::Holder { claim, tenant, kind } => {
+                world.claims.get(claim).copied().flatten().map(|holder| Key { tenant: *tenant, kind: *kind, id: holder.id }).into_iter().collect()
+            }
+            Self::Naming { tenant, id } => {
+                world.naming.get(&(*tenant, *id)).into_iter().flatten().map(|naming| team(*tenant, naming.uuid())).collect()
+            }
+            Self::Above { tenant, team: lowest } => {
+                let mut keys = vec![team(*tenant, *lowest)];
+                // One more than may be: the decision looks no further.
+                for level in 0..team::MAX_DEPTH {
+                    let known = world.states.get(&keys[level]).and_then(Option::as_ref);
+                    let Some(State::Team(state)) = known.map(|versioned| &versioned.state) else { break };
+                    let Some(parent) = state.parent_team_id else { break };
+                    keys.push(team(*tenant, parent.uuid()));
+                }
+                keys
+            }
+            Self::TeamsOf { tenant, invitation } => {
+                let known = world.states.get(&Key { tenant: *tenant, kind: Kind::Invitation, id: *invitation }).and_then(Option::as_ref);
+                match known.map(|versioned| &versioned.state) {
+                    Some(State::Invitation(state)) => state.team_ids.iter().map(|id| team(*tenant, id.uuid())).collect(),
+                    _ => Vec::new(),
+                }
+            }
+        }
+    }
 }
 
 impl Needs {
-    /// The states behind the claims to follow, of those whose holder is known to the world. Those already in the world are left out.
-    pub fn behind_claims<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Key> + 'a {
-        self.follow
-            .iter()
-            .filter_map(|follow| {
-                let holder = world.claims.get(&follow.claim).copied().flatten()?;
-                Some(Key { tenant: follow.tenant, kind: follow.kind, id: holder.id })
-            })
-            .filter(|key| !world.states.contains_key(key))
+    /// The states behind what is to be followed, as far as the world knows. Those already in the world are left out.
+    pub fn behind<'a>(&'a self, world: &'a World) -> impl Iterator<Item = Key> + 'a {
+        self.follow.iter().flat_map(|follow| follow.keys(world)).filter(|key| !world.states.contains_key(key))
     }
 }
 
@@ -165,11 +226,17 @@ pub struct Settings {
     pub member_limits: [u32; 4],
     /// Time between deactivation and deletion of a user.
     pub soft_deletion: Duration,
+    /// Teams a tenant may have.
+    pub teams: u32,
+    /// Members a team may have.
+    pub team_members: u32,
+    /// Teams a member may be in.
+    pub teams_per_member: u32,
 }
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { member_limits: [10, 100, 1_000, 100_000], soft_deletion: Duration::days(90) }
+        Self { member_limits: [10, 100, 1_000, 100_000], soft_deletion: Duration::days(90), teams: 1_000, team_members: 1_000, teams_per_member: 64 }
     }
 }
 
@@ -180,6 +247,8 @@ pub struct World {
     pub states: HashMap<Key, Option<Versioned>>,
     /// Claims by value.
     pub claims: HashMap<Claim, Option<Holder>>,
+    /// By person or team, the teams that name it; what was not asked for is not there.
+    pub naming: HashMap<(TenantId, Uuid), BTreeSet<TeamId>>,
     /// Counts per tenant.
     pub rosters: HashMap<TenantId, Roster>,
     /// The rules' settings.
@@ -198,6 +267,7 @@ impl World {
         let key = Key { tenant, kind: emitted.event.kind(), id: emitted.id };
         let entry = self.states.entry(key).or_insert(None);
         let changes = emitted.event.claims(entry.as_ref().map(|versioned| &versioned.state), tenant);
+        let named_before = named(entry.as_ref());
         let version = if emitted.event.changes_state() {
             let versioned = entry.get_or_insert_with(|| Versioned { version: 0, state: State::empty(key.kind), created_at: at });
             versioned.state.apply(&emitted.event);
@@ -206,6 +276,19 @@ impl World {
         } else {
             entry.as_ref().map_or(0, |versioned| versioned.version)
         };
+        let named_after = named(entry.as_ref());
+        for (ids, come) in [(&named_before - &named_after, false), (&named_after - &named_before, true)] {
+            for id in ids {
+                if let Some(naming) = self.naming.get_mut(&(tenant, id)) {
+                    let team = TeamId::new(emitted.id);
+                    if come {
+                        naming.insert(team)
+                    } else {
+                        naming.remove(&team)
+                    };
+                }
+            }
+        }
         // The roster counts active owners; who is suspended at home is not one, by whatever road they become an owner.
         let user = self.states.get(&Key { tenant, kind: Kind::User, id: emitted.id }).and_then(Option::as_ref);
         let is_active = user.is_none_or(|user| !matches!(&user.state, State::User(user) if !user.is_active()));
@@ -217,6 +300,14 @@ impl World {
             };
         }
         Applied { version, roster_changed }
+    }
+}
+
+/// What a team names.
+fn named(versioned: Option<&Versioned>) -> BTreeSet<Uuid> {
+    match versioned.map(|versioned| &versioned.state) {
+        Some(State::Team(team)) => team.names(),
+        _ => BTreeSet::new(),
     }
 }
 
@@ -291,6 +382,23 @@ impl<'a> Surroundings<'a> {
             State::Invitation(state) => Some(state),
             _ => None,
         }
+    }
+
+    /// A team of this tenant, also one that was deleted.
+    pub fn team(&self, id: TeamId) -> Option<&'a team::State> {
+        match &self.state(Kind::Team, id.uuid())?.state {
+            State::Team(state) => Some(state),
+            _ => None,
+        }
+    }
+
+    /// The teams that name a person as a member, or a team as their parent.
+    pub fn naming(&self, id: Uuid) -> impl Iterator<Item = TeamId> + 'a {
+        let entry = self.world.naming.get(&(self.tenant, id));
+        if entry.is_none() {
+            self.undeclared.set(true);
+        }
+        entry.into_iter().flatten().copied()
     }
 
     /// Who holds a value.

@@ -121,6 +121,12 @@ pub struct Config {
     /// `CHANCERY_MEMBER_LIMITS`: members a tenant may have by plan, `free=…,starter=…,professional=…,enterprise=…`.
     /// Default `free=10,starter=100,professional=1000,enterprise=100000`.
     pub member_limits: [u32; 4],
+    /// `CHANCERY_TEAMS`: teams a tenant may have. Default 1000.
+    pub teams: u32,
+    /// `CHANCERY_TEAM_MEMBERS`: members a team may have; each change of a team writes all of them. Default 1000.
+    pub team_members: u32,
+    /// `CHANCERY_TEAMS_PER_MEMBER`: teams a member may be in; leaving the tenant tells an event of each. Default 64.
+    pub teams_per_member: u32,
     /// `CHANCERY_SOFT_DELETION_S`: how long a deactivated user stays before deletion is allowed. Default 90 days.
     pub soft_deletion: Duration,
 
@@ -305,6 +311,9 @@ impl Config {
             mails_per_tenant_hour: env.at_least("CHANCERY_MAILS_PER_TENANT_HOUR", COUNT, 1, 1_000)?,
             consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
             member_limits: member_limits(&env)?,
+            teams: env.at_least("CHANCERY_TEAMS", COUNT, 1, 1_000)?,
+            team_members: env.at_least("CHANCERY_TEAM_MEMBERS", COUNT, 1, 1_000)?,
+            teams_per_member: env.at_least("CHANCERY_TEAMS_PER_MEMBER", COUNT, 1, 64)?,
             soft_deletion: Duration::from_secs(env.parsed("CHANCERY_SOFT_DELETION_S", SECONDS, 90 * 86_400)?),
             threads: match env.text("CHANCERY_THREADS") {
                 None => None,

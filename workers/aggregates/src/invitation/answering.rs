@@ -5,7 +5,7 @@ use subjects::{Actor, InvitationId, UserId, derive};
 
 use super::{Event, InvitationType, State, Status, require_active_tenant, token_hash};
 use crate::{
-    About, Claim, Emitted, Reason, Surroundings, membership,
+    About, Claim, Emitted, Reason, Surroundings, membership, team,
     text::{Email, Line},
     user,
 };
@@ -83,6 +83,7 @@ pub(super) fn decide_accept(accept: &Accept, state: &State, surroundings: &Surro
         return Err(Reason::SeatLimit);
     }
     let email = accept.email.clone();
+    let (team_ids, added): (Vec<_>, Vec<_>) = team::added_with(invitation_id, &state.team_ids, user_id, surroundings, about).into_iter().unzip();
     let accepted = Event::Accepted {
         tenant_id,
         invitation_id,
@@ -90,7 +91,7 @@ pub(super) fn decide_accept(accept: &Accept, state: &State, surroundings: &Surro
         identity_id: user_id,
         email: email.clone(),
         role: state.role,
-        team_ids: state.team_ids.clone(),
+        team_ids,
         created_by: state.created_by,
     };
     let mut events = vec![Emitted::new(invitation_id.uuid(), accepted)];
@@ -101,6 +102,7 @@ pub(super) fn decide_accept(accept: &Accept, state: &State, surroundings: &Surro
         events.push(Emitted::new(user_id.uuid(), created));
     }
     events.push(membership::joined(tenant_id, user_id, email, state.role, Some(invitation_id)));
+    events.extend(added);
     Ok(events)
 }
 

@@ -1,11 +1,13 @@
 //! The inviter's side: an invitation is made out, sent, sent again, taken back, and over when its time is.
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Deserializer, Serialize, de};
 use subjects::{Authority, InvitationId, Role, TeamId, timestamp};
 use time::{Duration, OffsetDateTime};
 
 use super::{Event, RemovalReason, State, Status, require_active_tenant, token_hash};
-use crate::{About, Emitted, Reason, Surroundings, attributes::Attributes, text::Email};
+use crate::{About, Emitted, Reason, Surroundings, attributes::Attributes, team, text::Email};
 
 /// How the invitation reaches the person.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -79,8 +81,13 @@ const fn yes() -> bool {
 }
 
 fn team_ids<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<TeamId>, D::Error> {
-    let ids = Vec::<TeamId>::deserialize(deserializer)?;
-    if ids.len() <= MAX_TEAMS { Ok(ids) } else { Err(de::Error::custom("must be at most 64 teams")) }
+    let mut ids = Vec::<TeamId>::deserialize(deserializer)?;
+    if ids.len() > MAX_TEAMS {
+        return Err(de::Error::custom("must be at most 64 teams"));
+    }
+    let mut seen = BTreeSet::new();
+    ids.retain(|id| seen.insert(*id));
+    Ok(ids)
 }
 
 /// Mails it, for the first time or again.
@@ -121,6 +128,10 @@ pub(super) fn decide_create(create: &Create, surroundings: &Surroundings<'_>, ab
     require_active_tenant(surroundings)?;
     if surroundings.invitation(invitation_id).is_some() {
         return Err(Reason::InvalidState);
+    }
+    let is_there = |team: &TeamId| surroundings.team(*team).is_some_and(team::State::is_active);
+    if !create.team_ids.iter().all(is_there) {
+        return Err(Reason::NotFound);
     }
     if surroundings.member_with(&create.email) {
         return Err(Reason::AlreadyAMember);

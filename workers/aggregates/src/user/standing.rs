@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use subjects::{Role, UserId};
 
 use super::{Command, Event, State, Status};
-use crate::{About, Emitted, Reason, Surroundings, membership};
+use crate::{About, Emitted, Reason, Surroundings, membership, team};
 
 /// Who wanted a deactivation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -72,7 +72,8 @@ pub(super) fn decide(command: &Command, state: &State, surroundings: &Surroundin
             // The membership ends first: whoever follows the tenant's history never meets a member who is no user.
             let removed = membership.map(|membership| membership::user_deleted(tenant_id, user_id, membership, about.by()));
             let deleted = Emitted::new(user_id.uuid(), Event::Deleted { tenant_id, user_id, deleted_by: about.by() });
-            Ok(removed.into_iter().chain([deleted]).collect())
+            let teams = if removed.is_some() { team::left(user_id, surroundings, about) } else { Vec::new() };
+            Ok(teams.into_iter().chain(removed).chain([deleted]).collect())
         }
         Command::Create(_) | Command::UpdateProfile(_) => Err(Reason::InvalidTransition),
     }

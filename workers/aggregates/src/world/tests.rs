@@ -64,14 +64,15 @@ fn what_was_not_declared_is_told() {
 
 #[test]
 fn claims_to_follow_lead_to_states_not_loaded_yet() {
-    let follow = Follow { claim: Claim::email(&email(GUS)), tenant: TENANT, kind: Kind::Membership };
-    let needs = Needs { follow: vec![follow.clone()], ..Needs::default() };
+    let claim = Claim::email(&email(GUS));
+    let follow = Follow::Holder { claim: claim.clone(), tenant: TENANT, kind: Kind::Membership };
+    let needs = Needs { follow: vec![follow], ..Needs::default() };
     let mut world = World::default();
-    world.claims.insert(follow.claim.clone(), Some(Holder { tenant: ELSEWHERE, id: GUS.uuid() }));
+    world.claims.insert(claim, Some(Holder { tenant: ELSEWHERE, id: GUS.uuid() }));
     let key = Key { tenant: TENANT, kind: Kind::Membership, id: GUS.uuid() };
-    assert_eq!(needs.behind_claims(&world).collect::<Vec<_>>(), [key]);
+    assert_eq!(needs.behind(&world).collect::<Vec<_>>(), [key]);
     world.states.insert(key, None);
-    assert_eq!(needs.behind_claims(&world).count(), 0);
+    assert_eq!(needs.behind(&world).count(), 0);
 }
 
 /// A number below `bound`, the next of a fixed row (Knuth's MMIX constants).

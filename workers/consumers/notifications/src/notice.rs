@@ -71,6 +71,7 @@ pub(crate) fn notices(envelope: &Envelope) -> Result<Vec<Notice>, Failure> {
         Kind::User => of_user(typed(envelope)?),
         Kind::Membership => of_membership(typed(envelope)?),
         Kind::Invitation => of_invitation(typed(envelope)?),
+        Kind::Team => Vec::new(),
     })
 }
 

@@ -56,7 +56,7 @@ pub(crate) async fn follow(transaction: &Transaction<'_>, envelope: &Envelope) -
         Kind::Tenant => follow_tenant(transaction, envelope, typed(envelope)?, sequence).await,
         Kind::User => follow_user(transaction, typed(envelope)?, sequence).await,
         Kind::Membership => follow_membership(transaction, envelope, typed(envelope)?, sequence).await,
-        Kind::Invitation => Ok(()),
+        Kind::Invitation | Kind::Team => Ok(()),
     }
 }
 

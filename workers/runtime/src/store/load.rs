@@ -1,9 +1,10 @@
-//! What a batch reads before it is decided: outcomes, tenants, states and claims, each in one statement, all in one round trip.
+//! What a batch reads before it is decided: outcomes, tenants, states, claims and what names what, each in one statement, all in one
+//! round trip.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 
 use aggregates::{Claim, Holder, Key, Roster, State, Versioned, World};
-use subjects::{CommandId, TenantId};
+use subjects::{CommandId, TeamId, TenantId};
 use time::OffsetDateTime;
 use tokio_postgres::{Client, Error, Statement};
 use uuid::Uuid;
@@ -36,6 +37,7 @@ pub struct Statements {
     tenants: Statement,
     states: Statement,
     claims: Statement,
+    naming: Statement,
 }
 
 impl Statements {
@@ -69,6 +71,12 @@ impl Statements {
                      CROSS JOIN LATERAL (SELECT tenant_id, holder FROM claims WHERE scope = u.scope AND value = u.value OFFSET 0) c",
                 )
                 .await?,
+            naming: client
+                .prepare(
+                    "SELECT u.ord, n.team_id FROM unnest($1::uuid[], $2::uuid[]) WITH ORDINALITY u (tenant, id, ord)
+                     CROSS JOIN LATERAL (SELECT team_id FROM team_names WHERE tenant_id = u.tenant AND named = u.id OFFSET 0) n",
+                )
+                .await?,
         })
     }
 }
@@ -84,6 +92,8 @@ pub struct Wanted {
     pub states: HashSet<Key>,
     /// Claims; always asked for, as other tenants' owners change them too.
     pub claims: HashSet<Claim>,
+    /// People and teams of which the world does not know which teams name them.
+    pub naming: HashSet<(TenantId, Uuid)>,
 }
 
 /// Loads into the world; what does not exist is entered as known not to. Returns the outcomes found, as stored.
@@ -105,17 +115,22 @@ pub async fn load(
     let claims: Vec<&Claim> = wanted.claims.iter().collect();
     let scopes: Vec<&str> = claims.iter().map(|claim| claim.scope.name()).collect();
     let values: Vec<&str> = claims.iter().map(|claim| claim.value.as_str()).collect();
+    let named: Vec<(TenantId, Uuid)> = wanted.naming.iter().copied().collect();
+    let named_tenants: Vec<Uuid> = named.iter().map(|(tenant, _)| tenant.uuid()).collect();
+    let named_ids: Vec<Uuid> = named.iter().map(|(_, id)| *id).collect();
 
     // An empty question is not asked. The others are sent together and answered in one round trip.
     let outcome_values: [Parameter<'_>; 1] = [&wanted.commands];
     let tenant_values: [Parameter<'_>; 1] = [&tenants];
     let state_values: [Parameter<'_>; 3] = [&key_tenants, &key_kinds, &key_ids];
     let claim_values: [Parameter<'_>; 2] = [&scopes, &values];
-    let (outcome_rows, tenant_rows, state_rows, claim_rows) = tokio::try_join!(
+    let naming_values: [Parameter<'_>; 2] = [&named_tenants, &named_ids];
+    let (outcome_rows, tenant_rows, state_rows, claim_rows, naming_rows) = tokio::try_join!(
         query(client, &statements.outcomes, &outcome_values, wanted.commands.is_empty()),
         query(client, &statements.tenants, &tenant_values, tenants.is_empty()),
         query(client, &statements.states, &state_values, keys.is_empty()),
         query(client, &statements.claims, &claim_values, claims.is_empty()),
+        query(client, &statements.naming, &naming_values, named.is_empty()),
     )?;
 
     for row in tenant_rows {
@@ -143,6 +158,13 @@ pub async fn load(
     for row in claim_rows {
         let claim = claims[row.get::<_, i64>(0) as usize - 1].clone();
         world.claims.insert(claim, Some(Holder { tenant: TenantId::new(row.get(1)), id: row.get(2) }));
+    }
+    for key in &named {
+        world.naming.insert(*key, BTreeSet::new());
+    }
+    for row in naming_rows {
+        let key = named[row.get::<_, i64>(0) as usize - 1];
+        world.naming.entry(key).or_default().insert(TeamId::new(row.get(1)));
     }
     Ok(outcome_rows.iter().map(|row| (CommandId::new(row.get(0)), row.get(1))).collect())
 }

@@ -74,18 +74,19 @@ impl Known {
         self.world.states.clear();
         self.world.rosters.clear();
         self.world.claims.clear();
+        self.world.naming.clear();
         self.heads.clear();
     }
 
     /// Keeps within a limit, and forgets claims: other tenants' owners change them too.
     pub(crate) fn trim(&mut self, limit: u64) {
         self.world.claims.clear();
-        if self.world.states.len() as u64 > limit {
+        if (self.world.states.len() + self.world.naming.len()) as u64 > limit {
             self.forget();
         }
     }
 
-    /// What a batch has to ask the database for, and what can be asked only when the claims are known.
+    /// What a batch has to ask the database for, and what can be asked only when that is known.
     pub(crate) fn wanted(&mut self, items: &[Item], now: OffsetDateTime) -> (Wanted, Vec<Needs>) {
         let mut wanted = Wanted::default();
         self.doubt = self.doubt.saturating_sub(1);
@@ -106,6 +107,7 @@ impl Known {
                     let needs = readable.command.needs(&about(readable, now));
                     wanted.states.extend(needs.states.iter().filter(|key| !self.world.states.contains_key(key)));
                     wanted.claims.extend(needs.claims.iter().cloned());
+                    wanted.naming.extend(needs.naming.iter().filter(|named| !self.world.naming.contains_key(named)));
                     if !needs.follow.is_empty() {
                         following.push(needs);
                     }

@@ -101,7 +101,13 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let janitor = tokio::spawn(janitor::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
     let deadletters = tokio::spawn(deadletter::run(context.clone(), pool.clone(), stop.clone()));
 
-    let settings = Settings { member_limits: config.member_limits, soft_deletion: config.soft_deletion.try_into()? };
+    let settings = Settings {
+        member_limits: config.member_limits,
+        soft_deletion: config.soft_deletion.try_into()?,
+        teams: config.teams,
+        team_members: config.team_members,
+        teams_per_member: config.teams_per_member,
+    };
     let mut worker = Worker {
         engine: Engine::new(config.clone(), id, settings),
         connection,

@@ -184,16 +184,19 @@ impl Engine {
     }
 }
 
-/// Loads what the commands need; where a claim leads to a further state, in a second round trip.
+/// Loads what the commands need; where that leads to further states, in further round trips.
 async fn load_all(session: &Session, known: &mut Known, items: &[Item], now: OffsetDateTime) -> Result<HashMap<CommandId, String>, LoadError> {
     let (wanted, following) = known.wanted(items, now);
     let outcomes = load::load(&session.client, &session.load, &wanted, &mut known.world, &mut known.heads).await?;
-    let states: HashSet<Key> = following.iter().flat_map(|needs| needs.behind_claims(&known.world).collect::<Vec<_>>()).collect();
-    if !states.is_empty() {
+    // Each round leaves less to name, as what it names is in the world afterwards; the chains of teams are as long as teams may be deep.
+    loop {
+        let states: HashSet<Key> = following.iter().flat_map(|needs| needs.behind(&known.world)).collect();
+        if states.is_empty() {
+            return Ok(outcomes);
+        }
         let behind = Wanted { states, ..Wanted::default() };
         load::load(&session.client, &session.load, &behind, &mut known.world, &mut known.heads).await?;
     }
-    Ok(outcomes)
 }
 
 impl Worker {
