@@ -13,6 +13,7 @@ pub mod catalog;
 mod decision;
 pub mod invitation;
 pub mod membership;
+mod needs;
 mod reason;
 pub mod registry;
 mod roster;
@@ -29,6 +30,7 @@ mod scenario;
 
 pub use catalog::{Command, Event, ParseError, State};
 pub use decision::{About, Answer, Decision, Emitted, decide};
+pub use needs::{Follow, Needs};
 pub use reason::Reason;
 pub use roster::Roster;
-pub use world::{Claim, ClaimChange, Follow, Holder, Key, Needs, Scope, Settings, Surroundings, Versioned, World};
+pub use world::{Claim, ClaimChange, Holder, Key, Scope, Settings, Surroundings, Versioned, World};
