@@ -21,6 +21,7 @@ mod link;
 mod list;
 mod metrics;
 mod openapi;
+pub mod permission;
 pub mod policy;
 pub mod problem;
 mod request;

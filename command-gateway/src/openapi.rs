@@ -122,6 +122,7 @@ fn complete(operation: &mut Map<String, Value>, policy: &Policy) {
     if policy.least != Least::Public {
         operation.insert("security".into(), json!([{ "bearer": [] }]));
     }
+    operation.insert("x-permission".into(), policy.permission.into());
     operation.insert("x-least".into(), least(policy.least).into());
     if let Some(command) = &command {
         operation.insert("x-command".into(), command.as_str().into());

@@ -2,7 +2,10 @@
 
 use aggregates::{Reason, registry};
 use axum::http::Method;
-use subjects::{Kind, Role};
+use subjects::Kind;
+
+use crate::permission;
+pub use crate::permission::Least;
 
 /// What a route does.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -11,25 +14,6 @@ pub enum Does {
     Command(Kind, &'static str),
     /// Reads.
     Query,
-}
-
-/// Who may use a route. Platform operators may use all of them.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Least {
-    /// Everybody, without a token; the secret is in the body.
-    Public,
-    /// Whoever has a token.
-    Caller,
-    /// Platform operators only.
-    Operator,
-    /// Members with at least this role.
-    Role(Role),
-    /// Members with at least this role, and whom the path names as `{u}`.
-    SelfOr(Role),
-    /// The caller, about themself.
-    Own,
-    /// Whoever belongs to the tenant: the aggregate decides the rest and records what it refuses.
-    Aggregate,
 }
 
 /// A route's policy.
@@ -41,7 +25,9 @@ pub struct Policy {
     pub path: &'static str,
     /// What it does.
     pub does: Does,
-    /// Who may.
+    /// The permission it asks for, of [`permission::PERMISSIONS`].
+    pub permission: &'static str,
+    /// Who has it.
     pub least: Least,
 }
 
@@ -86,14 +72,23 @@ impl From<Verb> for Method {
 }
 
 impl Policy {
+    const fn new(method: Verb, path: &'static str, does: Does, permission: &'static str) -> Self {
+        Self { method, path, does, permission, least: permission::least(permission) }
+    }
+
     /// A route that sends a command.
-    pub const fn command(method: Verb, path: &'static str, kind: Kind, command: &'static str, least: Least) -> Self {
-        Self { method, path, does: Does::Command(kind, command), least }
+    pub const fn command(method: Verb, path: &'static str, kind: Kind, command: &'static str, permission: &'static str) -> Self {
+        Self::new(method, path, Does::Command(kind, command), permission)
     }
 
     /// A route that reads.
-    pub const fn query(path: &'static str, least: Least) -> Self {
-        Self { method: Verb::Get, path, does: Does::Query, least }
+    pub const fn query(path: &'static str, permission: &'static str) -> Self {
+        Self::new(Verb::Get, path, Does::Query, permission)
+    }
+
+    /// A route that reads by what is in the body, because it must not stand in a URL.
+    pub const fn lookup(path: &'static str, permission: &'static str) -> Self {
+        Self::new(Verb::Post, path, Does::Query, permission)
     }
 
     /// The command's type, if it sends one.

@@ -1,19 +1,17 @@
 //! The audit log of a tenant. The table belongs to the audit consumer; this only reads.
 
-use axum::{extract::State, response::Response};
-use subjects::Role;
-
 use super::Endpoint;
 use crate::{
     gateway::Gateway,
     guard::Access,
     list::{Compare, Listing, Params},
-    policy::{Least, Policy},
+    policy::Policy,
     problem::Problem,
     store::Sight,
 };
+use axum::{extract::State, response::Response};
 
-static LIST: Policy = Policy::query("/v1/tenants/{t}/audit", Least::Role(Role::Admin));
+static LIST: Policy = Policy::query("/v1/tenants/{t}/audit", "audit:read");
 
 /// The routes of the audit log.
 pub(super) fn endpoints() -> Vec<Endpoint> {

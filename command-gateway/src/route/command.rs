@@ -10,12 +10,12 @@ use crate::{
     auth::Caller,
     gateway::Gateway,
     guard::{Path, Signed},
-    policy::{Least, Policy},
+    policy::Policy,
     problem::{Code, Problem},
     store::Sight,
 };
 
-static GET: Policy = Policy::query("/v1/commands/{id}", Least::Caller);
+static GET: Policy = Policy::query("/v1/commands/{id}", "commands:read");
 
 /// The routes of commands.
 pub(super) fn endpoints() -> Vec<Endpoint> {

@@ -21,25 +21,24 @@ use crate::{
     guard::Access,
     link::token_hash,
     list::{Compare, Listing, Params},
-    policy::{Least, Policy, Verb},
+    policy::{Policy, Verb},
     problem::{Code, FieldError, Problem},
     request::Meta,
     store::{Sight, StoreError},
     view::{self, InvitationView},
 };
 
-const ADMIN: Least = Least::Role(Role::Admin);
 const ONE: &str = "/v1/tenants/{t}/invitations/{i}";
 const ATTRIBUTE: &str = "/v1/tenants/{t}/invitations/{i}/attributes/{key}";
 
-static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/invitations", Kind::Invitation, "create", ADMIN);
-static LIST: Policy = Policy::query("/v1/tenants/{t}/invitations", ADMIN);
-static GET: Policy = Policy::query(ONE, ADMIN);
-static UPDATE: Policy = Policy::command(Verb::Patch, ONE, Kind::Invitation, "update", ADMIN);
-static REMOVE: Policy = Policy::command(Verb::Delete, ONE, Kind::Invitation, "remove", ADMIN);
-static SEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/invitations/{i}/send", Kind::Invitation, "send", ADMIN);
-static SET: Policy = Policy::command(Verb::Put, ATTRIBUTE, Kind::Invitation, "set_attribute", ADMIN);
-static UNSET: Policy = Policy::command(Verb::Delete, ATTRIBUTE, Kind::Invitation, "remove_attribute", ADMIN);
+static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/invitations", Kind::Invitation, "create", "invitations:write");
+static LIST: Policy = Policy::query("/v1/tenants/{t}/invitations", "invitations:read");
+static GET: Policy = Policy::query(ONE, "invitations:read");
+static UPDATE: Policy = Policy::command(Verb::Patch, ONE, Kind::Invitation, "update", "invitations:write");
+static REMOVE: Policy = Policy::command(Verb::Delete, ONE, Kind::Invitation, "remove", "invitations:write");
+static SEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/invitations/{i}/send", Kind::Invitation, "send", "invitations:write");
+static SET: Policy = Policy::command(Verb::Put, ATTRIBUTE, Kind::Invitation, "set_attribute", "invitations:write");
+static UNSET: Policy = Policy::command(Verb::Delete, ATTRIBUTE, Kind::Invitation, "remove_attribute", "invitations:write");
 
 /// The routes of invitations.
 pub(super) fn endpoints() -> Vec<Endpoint> {

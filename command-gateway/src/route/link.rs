@@ -25,7 +25,7 @@ use crate::{
     body::{Body, Fields, Form},
     gateway::Gateway,
     link::token_hash,
-    policy::{Does, Least, Policy, Verb},
+    policy::{Does, Policy, Verb},
     problem::{Code, Problem},
     request::Meta,
     store::{Sight, StoreError},
@@ -33,9 +33,9 @@ use crate::{
     view::Named,
 };
 
-static LOOKUP: Policy = Policy { method: Verb::Post, path: "/v1/invitations/lookup", does: Does::Query, least: Least::Public };
-static ACCEPT: Policy = Policy::command(Verb::Post, "/v1/invitations/accept", Kind::Invitation, "accept", Least::Public);
-static DECLINE: Policy = Policy::command(Verb::Post, "/v1/invitations/decline", Kind::Invitation, "decline", Least::Public);
+static LOOKUP: Policy = Policy::lookup("/v1/invitations/lookup", "links:use");
+static ACCEPT: Policy = Policy::command(Verb::Post, "/v1/invitations/accept", Kind::Invitation, "accept", "links:use");
+static DECLINE: Policy = Policy::command(Verb::Post, "/v1/invitations/decline", Kind::Invitation, "decline", "links:use");
 
 /// The routes for who holds a link.
 pub(super) fn endpoints() -> Vec<Endpoint> {

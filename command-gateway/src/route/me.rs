@@ -4,18 +4,9 @@ use axum::{extract::State, response::Response};
 use serde_json::value::RawValue;
 
 use super::Endpoint;
-use crate::{
-    access::Purpose,
-    answer::json,
-    gateway::Gateway,
-    guard::Signed,
-    policy::{Least, Policy},
-    problem::Problem,
-    store::Sight,
-    view::MeView,
-};
+use crate::{access::Purpose, answer::json, gateway::Gateway, guard::Signed, policy::Policy, problem::Problem, store::Sight, view::MeView};
 
-static GET: Policy = Policy::query("/v1/me", Least::Caller);
+static GET: Policy = Policy::query("/v1/me", "me:read");
 
 /// The routes about the caller.
 pub(super) fn endpoints() -> Vec<Endpoint> {

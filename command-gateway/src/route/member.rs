@@ -18,23 +18,20 @@ use crate::{
     gateway::Gateway,
     guard::Access,
     list::{Compare, Listing, Params},
-    policy::{Least, Policy, Verb},
+    policy::{Policy, Verb},
     problem::Problem,
     request::Meta,
     store::Sight,
     view::{self, MemberView},
 };
 
-const ADMIN: Least = Least::Role(Role::Admin);
-const READONLY: Least = Least::Role(Role::Readonly);
-
-static LIST: Policy = Policy::query("/v1/tenants/{t}/members", READONLY);
-static GET: Policy = Policy::query("/v1/tenants/{t}/members/{u}", READONLY);
-static ADD: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members", Kind::Membership, "add", ADMIN);
-static REMOVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/members/{u}", Kind::Membership, "remove", Least::SelfOr(Role::Admin));
-static LEAVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/members/me", Kind::Membership, "remove", Least::Own);
-static ASSIGN: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members/{u}/role", Kind::Membership, "assign_role", Least::Aggregate);
-static REVOKE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members/{u}/role/revoke", Kind::Membership, "revoke_role", Least::Aggregate);
+static LIST: Policy = Policy::query("/v1/tenants/{t}/members", "members:read");
+static GET: Policy = Policy::query("/v1/tenants/{t}/members/{u}", "members:read");
+static ADD: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members", Kind::Membership, "add", "members:write");
+static REMOVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/members/{u}", Kind::Membership, "remove", "membership:end");
+static LEAVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/members/me", Kind::Membership, "remove", "membership:leave");
+static ASSIGN: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members/{u}/role", Kind::Membership, "assign_role", "roles:write");
+static REVOKE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/members/{u}/role/revoke", Kind::Membership, "revoke_role", "roles:write");
 
 /// The routes of members.
 pub(super) fn endpoints() -> Vec<Endpoint> {

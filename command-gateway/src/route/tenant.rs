@@ -6,7 +6,7 @@ use aggregates::{
 };
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
-use subjects::{Kind, Role, TenantId, derive};
+use subjects::{Kind, TenantId, derive};
 use utoipa::ToSchema;
 
 use super::{Endpoint, Order};
@@ -16,21 +16,21 @@ use crate::{
     gateway::Gateway,
     guard::{Access, Signed},
     list::{Compare, Listing, Params},
-    policy::{Least, Policy, Verb},
+    policy::{Policy, Verb},
     problem::Problem,
     request::Meta,
     store::Sight,
     view::{self, TenantView},
 };
 
-static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants", Kind::Tenant, "create", Least::Operator);
-static LIST: Policy = Policy::query("/v1/tenants", Least::Operator);
-static GET: Policy = Policy::query("/v1/tenants/{t}", Least::Role(Role::Owner));
-static UPDATE: Policy = Policy::command(Verb::Patch, "/v1/tenants/{t}", Kind::Tenant, "update", Least::Role(Role::Owner));
-static ACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/activate", Kind::Tenant, "activate", Least::Operator);
-static SUSPEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/suspend", Kind::Tenant, "suspend", Least::Operator);
-static CANCEL: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/cancel", Kind::Tenant, "cancel", Least::Operator);
-static PLAN: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/plan", Kind::Tenant, "upgrade_plan", Least::Role(Role::Owner));
+static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants", Kind::Tenant, "create", "tenants:write");
+static LIST: Policy = Policy::query("/v1/tenants", "tenants:read");
+static GET: Policy = Policy::query("/v1/tenants/{t}", "tenant:read");
+static UPDATE: Policy = Policy::command(Verb::Patch, "/v1/tenants/{t}", Kind::Tenant, "update", "tenant:write");
+static ACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/activate", Kind::Tenant, "activate", "tenants:write");
+static SUSPEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/suspend", Kind::Tenant, "suspend", "tenants:write");
+static CANCEL: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/cancel", Kind::Tenant, "cancel", "tenants:write");
+static PLAN: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/plan", Kind::Tenant, "upgrade_plan", "tenant:write");
 
 /// The routes of tenants.
 pub(super) fn endpoints() -> Vec<Endpoint> {

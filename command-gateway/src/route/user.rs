@@ -20,24 +20,21 @@ use crate::{
     gateway::Gateway,
     guard::Access,
     list::{Compare, Listing, Params},
-    policy::{Least, Policy, Verb},
+    policy::{Policy, Verb},
     problem::Problem,
     request::Meta,
     store::Sight,
     view::{self, UserView},
 };
 
-const ADMIN: Least = Least::Role(Role::Admin);
-const SELF: Least = Least::SelfOr(Role::Admin);
-
-static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users", Kind::User, "create", ADMIN);
-static LIST: Policy = Policy::query("/v1/tenants/{t}/users", ADMIN);
-static GET: Policy = Policy::query("/v1/tenants/{t}/users/{u}", SELF);
-static UPDATE: Policy = Policy::command(Verb::Patch, "/v1/tenants/{t}/users/{u}", Kind::User, "update_profile", SELF);
-static SUSPEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/suspend", Kind::User, "suspend", ADMIN);
-static DEACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/deactivate", Kind::User, "deactivate", SELF);
-static REACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/reactivate", Kind::User, "reactivate", ADMIN);
-static DELETE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/users/{u}", Kind::User, "delete", ADMIN);
+static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users", Kind::User, "create", "users:write");
+static LIST: Policy = Policy::query("/v1/tenants/{t}/users", "users:read");
+static GET: Policy = Policy::query("/v1/tenants/{t}/users/{u}", "profile:read");
+static UPDATE: Policy = Policy::command(Verb::Patch, "/v1/tenants/{t}/users/{u}", Kind::User, "update_profile", "profile:write");
+static SUSPEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/suspend", Kind::User, "suspend", "users:write");
+static DEACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/deactivate", Kind::User, "deactivate", "profile:write");
+static REACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/users/{u}/reactivate", Kind::User, "reactivate", "users:write");
+static DELETE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/users/{u}", Kind::User, "delete", "users:write");
 
 /// The routes of users.
 pub(super) fn endpoints() -> Vec<Endpoint> {
