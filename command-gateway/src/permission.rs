@@ -46,6 +46,8 @@ pub const PERMISSIONS: &[(&str, Least)] = &[
     ("roles:write", Least::Aggregate),
     ("invitations:read", ADMIN),
     ("invitations:write", ADMIN),
+    ("teams:read", READONLY),
+    ("teams:write", ADMIN),
     ("audit:read", ADMIN),
     // Outside of tenants.
     ("links:use", Least::Public),

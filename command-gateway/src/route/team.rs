@@ -9,7 +9,7 @@ use aggregates::{
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
 use serde::{Deserialize, Deserializer, Serialize};
-use subjects::{Kind, Role, TeamId, UserId, derive};
+use subjects::{Kind, TeamId, UserId, derive};
 use utoipa::ToSchema;
 
 use super::{Endpoint, Order, tenant::NoBody};
@@ -19,24 +19,22 @@ use crate::{
     gateway::Gateway,
     guard::Access,
     list::{Compare, Listing, Params},
-    policy::{Least, Policy, Verb},
+    policy::{Policy, Verb},
     problem::{Code, FieldError, Problem},
     request::Meta,
     store::Sight,
     view::{self, TeamView},
 };
 
-const ADMIN: Least = Least::Role(Role::Admin);
-const READONLY: Least = Least::Role(Role::Readonly);
 const ONE: &str = "/v1/tenants/{t}/teams/{team}";
 
-static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/teams", Kind::Team, "create", ADMIN);
-static LIST: Policy = Policy::query("/v1/tenants/{t}/teams", READONLY);
-static GET: Policy = Policy::query(ONE, READONLY);
-static UPDATE: Policy = Policy::command(Verb::Patch, ONE, Kind::Team, "update", ADMIN);
-static DELETE: Policy = Policy::command(Verb::Delete, ONE, Kind::Team, "delete", ADMIN);
-static ADD: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/teams/{team}/members", Kind::Team, "add_members", ADMIN);
-static REMOVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/teams/{team}/members/{u}", Kind::Team, "remove_members", ADMIN);
+static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/teams", Kind::Team, "create", "teams:write");
+static LIST: Policy = Policy::query("/v1/tenants/{t}/teams", "teams:read");
+static GET: Policy = Policy::query(ONE, "teams:read");
+static UPDATE: Policy = Policy::command(Verb::Patch, ONE, Kind::Team, "update", "teams:write");
+static DELETE: Policy = Policy::command(Verb::Delete, ONE, Kind::Team, "delete", "teams:write");
+static ADD: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/teams/{team}/members", Kind::Team, "add_members", "teams:write");
+static REMOVE: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/teams/{team}/members/{u}", Kind::Team, "remove_members", "teams:write");
 
 /// The routes of teams.
 pub(super) fn endpoints() -> Vec<Endpoint> {

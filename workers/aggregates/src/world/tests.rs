@@ -4,7 +4,7 @@ use subjects::Role;
 
 use super::*;
 use crate::{
-    Answer, Command, Reason,
+    Answer, Command, Follow, Needs, Reason,
     attributes::Attributes,
     scenario::{ADAM, ELSEWHERE, GUS, INVITATION, MIA, NEMO, TENANT, created, email, tenant},
 };
