@@ -20,6 +20,8 @@ use crate::{
 pub(crate) trait Form: DeserializeOwned + Send {
     /// Whether no body at all means the same as an empty object.
     const OPTIONAL: bool = false;
+    /// Whether the values are read one by one later, each as a form of its own, so that what is wrong with one costs the others nothing.
+    const PIECEMEAL: bool = false;
 
     /// Names every field with its type.
     fn check(fields: &mut Fields<'_>);
@@ -96,7 +98,7 @@ fn diagnose<T: Form>(value: Value) -> Result<(), Problem> {
         return Err(Problem::new(Code::Malformed).errors(vec![FieldError::new("", "must be an object")]));
     };
     let mut report = Report::default();
-    for (name, value) in &object {
+    for (name, value) in object.iter().filter(|_| !T::PIECEMEAL) {
         report.forbid_nul(&format!("/{}", escaped(name)), name, value);
     }
     Fields::read(&mut object, String::new(), &mut report, T::check);
@@ -196,6 +198,15 @@ impl Fields<'_> {
             None | Some(Value::Null) => self.wrong(name, "is required"),
             Some(Value::Object(mut object)) => Fields::read(&mut object, format!("{}/{name}", self.pointer), self.report, check),
             Some(_) => self.wrong(name, "must be an object"),
+        }
+    }
+
+    /// An object that may be missing, or null.
+    pub(crate) fn optional_object(&mut self, name: &str, check: fn(&mut Fields<'_>)) {
+        if self.object.get(name).is_some_and(|value| !value.is_null()) {
+            self.object(name, check);
+        } else {
+            self.object.remove(name);
         }
     }
 

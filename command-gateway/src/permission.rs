@@ -35,6 +35,8 @@ pub const PERMISSIONS: &[(&str, Least)] = &[
     // One tenant.
     ("tenant:read", OWNER),
     ("tenant:write", OWNER),
+    ("sso:read", ADMIN),
+    ("sso:write", ADMIN),
     ("users:read", ADMIN),
     ("users:write", ADMIN),
     ("profile:read", SELF_OR_ADMIN),

@@ -30,12 +30,38 @@ pub struct TenantView {
     pub plan: String,
     /// `active`, `suspended` or `cancelled`.
     pub state: String,
+    /// What it has switched on.
+    pub settings: SettingsView,
+    /// Where its people sign in; null where they do not sign in elsewhere.
+    pub sso: Option<SsoView>,
     /// When it came to be.
     pub created_at: String,
     /// When it last changed.
     pub updated_at: String,
     /// The ETag.
     pub version: u64,
+}
+
+/// What a tenant has switched on.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SettingsView {
+    /// Whether people are told that their profile was changed.
+    pub notify_profile_updated: bool,
+    /// Whether an inviter is told that their invitation expired.
+    pub notify_invitation_expired: bool,
+}
+
+/// Where the people of a tenant sign in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct SsoView {
+    /// The provider's name.
+    pub provider: String,
+    /// The issuer's identifier.
+    pub issuer: String,
+    /// What the provider knows us by.
+    pub client_id: String,
 }
 
 /// A page of tenants.

@@ -163,7 +163,18 @@ pub(crate) async fn create(State(gateway): State<Gateway>, access: Access, meta:
     let mut order = Order::to(&access, &meta, String::new());
     let (id, invitation): (_, InvitationId) = (order.id, derive(order.id.uuid(), "invitation"));
     order.aggregate = invitation.to_string();
-    let CreateInvitation { email, invitation_type, role, team_ids, attributes, expires_at, send } = body.data;
+    let (data, link) = invite(&gateway, invitation, body.data)?;
+    let fate = order.carry_out(&gateway, &meta, &body.bytes, &data).await?;
+    let place = Created::At(format!("/v1/tenants/{}/invitations/{invitation}", access.tenant));
+    answer_with(fate, id, &meta, place, Extra { link, ..Extra::default() })
+}
+
+/// The command that makes out an invitation, and its link where it has one.
+///
+/// # Errors
+/// What the form alone does not tell.
+pub(super) fn invite(gateway: &Gateway, invitation: InvitationId, form: CreateInvitation) -> Result<(Create, Option<String>), Problem> {
+    let CreateInvitation { email, invitation_type, role, team_ids, attributes, expires_at, send } = form;
     let invitation_type = invitation_type.unwrap_or_default();
     if team_ids.as_ref().is_some_and(|teams| teams.len() > aggregates::invitation::MAX_TEAMS) {
         let many = FieldError::new("/teamIds", format!("must be at most {} teams", aggregates::invitation::MAX_TEAMS));
@@ -179,9 +190,7 @@ pub(crate) async fn create(State(gateway): State<Gateway>, access: Access, meta:
         token_hash: token_hash(&gateway.links.invitation_token(invitation, 1)),
         send: send.unwrap_or(true),
     };
-    let fate = order.carry_out(&gateway, &meta, &body.bytes, &data).await?;
-    let extra = Extra { link: (invitation_type == InvitationType::Link).then(|| link(&gateway, invitation, 1)), ..Extra::default() };
-    answer_with(fate, id, &meta, Created::At(format!("/v1/tenants/{}/invitations/{invitation}", access.tenant)), extra)
+    Ok((data, (invitation_type == InvitationType::Link).then(|| link(gateway, invitation, 1))))
 }
 
 /// A command to the invitation of the path.

@@ -1,6 +1,7 @@
 //! The routes, one file an aggregate. Each route is its policy and its handler.
 
 pub(crate) mod audit;
+pub(crate) mod bulk;
 pub(crate) mod command;
 pub(crate) mod invitation;
 pub(crate) mod link;
@@ -96,6 +97,7 @@ fn endpoints() -> Vec<Endpoint> {
         user::endpoints(),
         member::endpoints(),
         invitation::endpoints(),
+        bulk::endpoints(),
         link::endpoints(),
         team::endpoints(),
         command::endpoints(),

@@ -1,8 +1,8 @@
 //! Tenants.
 
 use aggregates::{
-    tenant::{Create, Nothing, Owner, Plan, Update, UpgradePlan, WithReason},
-    text::{Email, Line, Slug},
+    tenant::{Create, Nothing, Owner, Plan, SettingsPatch, Sso, Update, UpgradePlan, WithReason},
+    text::{Email, Issuer, Line, Slug},
 };
 use axum::{extract::State, response::Response};
 use serde::{Deserialize, Serialize};
@@ -20,7 +20,7 @@ use crate::{
     problem::Problem,
     request::Meta,
     store::Sight,
-    view::{self, TenantView},
+    view::{self, SsoView, TenantView},
 };
 
 static CREATE: Policy = Policy::command(Verb::Post, "/v1/tenants", Kind::Tenant, "create", "tenants:write");
@@ -31,6 +31,9 @@ static ACTIVATE: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/activate"
 static SUSPEND: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/suspend", Kind::Tenant, "suspend", "tenants:write");
 static CANCEL: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/cancel", Kind::Tenant, "cancel", "tenants:write");
 static PLAN: Policy = Policy::command(Verb::Post, "/v1/tenants/{t}/plan", Kind::Tenant, "upgrade_plan", "tenant:write");
+static SSO: Policy = Policy::query("/v1/tenants/{t}/sso", "sso:read");
+static CONFIGURE_SSO: Policy = Policy::command(Verb::Put, "/v1/tenants/{t}/sso", Kind::Tenant, "configure_sso", "sso:write");
+static DISABLE_SSO: Policy = Policy::command(Verb::Delete, "/v1/tenants/{t}/sso", Kind::Tenant, "disable_sso", "sso:write");
 
 /// The routes of tenants.
 pub(super) fn endpoints() -> Vec<Endpoint> {
@@ -43,6 +46,9 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
         Endpoint::new(&SUSPEND, suspend),
         Endpoint::new(&CANCEL, cancel),
         Endpoint::new(&PLAN, plan),
+        Endpoint::new(&SSO, sso),
+        Endpoint::new(&CONFIGURE_SSO, configure_sso),
+        Endpoint::new(&DISABLE_SSO, disable_sso),
     ]
 }
 
@@ -96,11 +102,53 @@ pub(crate) struct UpdateTenant {
     #[schema(value_type = Option<String>, min_length = 1, max_length = 200)]
     #[serde(default)]
     name: Option<Line>,
+    /// Settings that change; what is missing stays.
+    #[serde(default)]
+    settings: Option<UpdateSettings>,
+}
+
+/// Settings of a tenant that change; what is missing stays.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct UpdateSettings {
+    /// Whether people are told that their profile was changed; `false` until it is switched on.
+    #[serde(default)]
+    notify_profile_updated: Option<bool>,
+    /// Whether an inviter is told that their invitation expired; `false` until it is switched on.
+    #[serde(default)]
+    notify_invitation_expired: Option<bool>,
 }
 
 impl Form for UpdateTenant {
     fn check(fields: &mut Fields<'_>) {
         fields.optional::<Line>("name");
+        fields.optional_object("settings", |fields| {
+            fields.optional::<bool>("notifyProfileUpdated");
+            fields.optional::<bool>("notifyInvitationExpired");
+        });
+    }
+}
+
+/// Where the people of a tenant sign in.
+#[derive(Debug, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub(crate) struct SsoBody {
+    /// The provider's name, for people.
+    #[schema(value_type = String, min_length = 1, max_length = 200, example = "okta")]
+    provider: Line,
+    /// The issuer's identifier: an https URL without user, query or fragment.
+    #[schema(value_type = String, max_length = 512, example = "https://acme.okta.example")]
+    issuer: Issuer,
+    /// What the provider knows us by. Its secret is configured with the gateway, never sent here.
+    #[schema(value_type = String, min_length = 1, max_length = 200)]
+    client_id: Line,
+}
+
+impl Form for SsoBody {
+    fn check(fields: &mut Fields<'_>) {
+        fields.required::<Line>("provider");
+        fields.required::<Issuer>("issuer");
+        fields.required::<Line>("clientId");
     }
 }
 
@@ -173,7 +221,12 @@ async fn command(gateway: &Gateway, access: &Access, meta: &Meta, bytes: &[u8], 
 /// Change a tenant.
 #[utoipa::path(patch, path = "/v1/tenants/{t}", tag = "tenant", request_body = UpdateTenant, responses((status = 200, body = Succeeded)))]
 pub(crate) async fn update(State(gateway): State<Gateway>, access: Access, meta: Meta, body: Body<UpdateTenant>) -> Result<Response, Problem> {
-    command(&gateway, &access, &meta, &body.bytes, &Update { name: body.data.name }).await
+    let UpdateTenant { name, settings } = body.data;
+    let settings = settings.map(|UpdateSettings { notify_profile_updated, notify_invitation_expired }| SettingsPatch {
+        notify_profile_updated,
+        notify_invitation_expired,
+    });
+    command(&gateway, &access, &meta, &body.bytes, &Update { name, settings }).await
 }
 
 /// End a suspension.
@@ -198,6 +251,25 @@ pub(crate) async fn cancel(State(gateway): State<Gateway>, access: Access, meta:
 #[utoipa::path(post, path = "/v1/tenants/{t}/plan", tag = "tenant", request_body = PlanBody, responses((status = 200, body = Succeeded)))]
 pub(crate) async fn plan(State(gateway): State<Gateway>, access: Access, meta: Meta, body: Body<PlanBody>) -> Result<Response, Problem> {
     command(&gateway, &access, &meta, &body.bytes, &UpgradePlan { plan: body.data.plan }).await
+}
+
+/// Read where the people of a tenant sign in.
+#[utoipa::path(get, path = "/v1/tenants/{t}/sso", tag = "tenant", responses((status = 200, body = SsoView)))]
+pub(crate) async fn sso(State(gateway): State<Gateway>, access: Access, headers: axum::http::HeaderMap) -> Result<Response, Problem> {
+    view::one(&gateway, &headers, Sight::of(access.tenant), "sso_views", access.tenant.uuid()).await
+}
+
+/// Say where the people of a tenant sign in.
+#[utoipa::path(put, path = "/v1/tenants/{t}/sso", tag = "tenant", request_body = SsoBody, responses((status = 200, body = Succeeded)))]
+pub(crate) async fn configure_sso(State(gateway): State<Gateway>, access: Access, meta: Meta, body: Body<SsoBody>) -> Result<Response, Problem> {
+    let SsoBody { provider, issuer, client_id } = body.data;
+    command(&gateway, &access, &meta, &body.bytes, &Sso { provider, issuer, client_id }).await
+}
+
+/// No longer let the people of a tenant sign in elsewhere.
+#[utoipa::path(delete, path = "/v1/tenants/{t}/sso", tag = "tenant", responses((status = 200, body = Succeeded)))]
+pub(crate) async fn disable_sso(State(gateway): State<Gateway>, access: Access, meta: Meta, body: Body<NoBody>) -> Result<Response, Problem> {
+    command(&gateway, &access, &meta, &body.bytes, &Nothing {}).await
 }
 
 const TENANTS: Listing = Listing {

@@ -65,6 +65,8 @@ fn body(method: &Method, path: &str, things: &Things) -> Value {
         ("PATCH", "{i}") => json!({ "attributes": {} }),
         ("PATCH", "{team}") | ("POST", "teams") => json!({ "name": "Taken over" }),
         ("PUT", "{key}") => json!({ "value": 1 }),
+        ("PUT", "sso") => json!({ "provider": "okta", "issuer": "https://login.example.com", "clientId": "c" }),
+        ("POST", "bulk") => json!({ "invitations": [{ "email": format!("{}@example.com", fresh("i")) }] }),
         ("POST", "plan") => json!({ "plan": "enterprise" }),
         ("POST", "role") => json!({ "role": "admin" }),
         ("POST", "revoke") => json!({ "role": "member" }),

@@ -2,6 +2,7 @@
 //!
 //! `check` says what must hold of every run, `history` reads what a run left behind, `load` sends commands as a stubborn client would.
 
+mod bulk;
 mod catching_up;
 mod check;
 mod frozen;

@@ -31,18 +31,25 @@ fn above() -> TeamId {
     TeamId::new(Uuid::from_u128(0xab0e))
 }
 
+fn sso() -> tenant::Sso {
+    tenant::Sso { provider: line("okta"), issuer: "https://acme.okta.example".parse().unwrap(), client_id: line("0oa1b2c3") }
+}
+
 fn commands() -> Vec<Command> {
     let reason = || tenant::WithReason { reason: Some(line("unpaid")) };
     let nothing = tenant::Nothing {};
     let owner = tenant::Owner { email: email(ADAM), full_name: line("Adam Able") };
     let expires_at = Some(NOON + Duration::days(7));
+    let patch = tenant::SettingsPatch { notify_profile_updated: Some(true), notify_invitation_expired: Some(false) };
     vec![
         tenant::Command::Create(tenant::Create { slug: "acme".parse().unwrap(), name: line("Acme"), plan: tenant::Plan::Starter, owner }).into(),
-        tenant::Command::Update(tenant::Update { name: Some(line("Acme Ltd")) }).into(),
+        tenant::Command::Update(tenant::Update { name: Some(line("Acme Ltd")), settings: Some(patch) }).into(),
         tenant::Command::Activate(nothing).into(),
         tenant::Command::Suspend(reason()).into(),
         tenant::Command::Cancel(reason()).into(),
         tenant::Command::UpgradePlan(tenant::UpgradePlan { plan: tenant::Plan::Enterprise }).into(),
+        tenant::Command::ConfigureSso(sso()).into(),
+        tenant::Command::DisableSso(nothing).into(),
         user::Command::Create(user::Create { email: email(MIA), full_name: line("Mia Mild"), role: Some(Role::Member) }).into(),
         user::Command::UpdateProfile(user::UpdateProfile { full_name: Some(line("Mia Bold")) }).into(),
         user::Command::Suspend(reason()).into(),
@@ -98,7 +105,12 @@ pub(crate) fn events() -> Vec<Event> {
 
 fn tenant_events() -> Vec<Event> {
     let (tenant_id, reason) = (TENANT, Some(line("unpaid")));
-    let changes = tenant::Changes { name: Some(tenant::Change { old: line("Acme"), new: line("Acme Ltd") }) };
+    let new = tenant::Settings { notify_profile_updated: true, notify_invitation_expired: false };
+    let changes = tenant::Changes {
+        name: Some(tenant::Change { old: line("Acme"), new: line("Acme Ltd") }),
+        settings: Some(tenant::Change { old: tenant::Settings::default(), new }),
+    };
+    let tenant::Sso { provider, issuer, client_id } = sso();
     let (old_plan, new_plan) = (tenant::Plan::Starter, tenant::Plan::Enterprise);
     vec![
         tenant::Event::Created { tenant_id, slug: "acme".parse().unwrap(), name: line("Acme"), plan: old_plan }.into(),
@@ -107,6 +119,8 @@ fn tenant_events() -> Vec<Event> {
         tenant::Event::Suspended { tenant_id, reason: reason.clone() }.into(),
         tenant::Event::Cancelled { tenant_id, reason }.into(),
         tenant::Event::PlanUpgraded { tenant_id, old_plan, new_plan }.into(),
+        tenant::Event::SsoConfigured { tenant_id, provider, issuer, client_id }.into(),
+        tenant::Event::SsoDisabled { tenant_id }.into(),
     ]
 }
 
@@ -236,7 +250,14 @@ fn states() -> Vec<(Kind, State)> {
         account_id: Some(MIA),
     };
     let team = team::State { name: "Design".into(), parent_team_id: Some(above()), members: [MIA].into(), status: team::Status::Active };
-    let tenant = tenant::State { slug: "acme".into(), name: "Acme".into(), plan: tenant::Plan::Professional, status: tenant::Status::Suspended };
+    let tenant = tenant::State {
+        slug: "acme".into(),
+        name: "Acme".into(),
+        plan: tenant::Plan::Professional,
+        status: tenant::Status::Suspended,
+        settings: tenant::Settings { notify_profile_updated: true, notify_invitation_expired: true },
+        sso: Some(sso()),
+    };
     vec![
         (Kind::Tenant, tenant.into()),
         (Kind::User, user.into()),

@@ -1,13 +1,17 @@
 //! A tenant is created active, may be suspended and activated again, and ends cancelled; its plan only goes up.
 
+mod configuring;
+
 use serde::{Deserialize, Serialize};
 use subjects::{Role, TenantId, UserId, derive};
 
 use crate::{
     About, Claim, ClaimChange, Decision, Emitted, Holder, Needs, Reason, Scope, Surroundings, membership,
-    text::{Email, Line, Slug},
+    text::{Email, Issuer, Line, Slug},
     user,
 };
+
+pub use configuring::{Settings, SettingsPatch, Sso};
 
 /// What a tenant pays for; decides how many members it may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -56,6 +60,9 @@ pub struct Update {
     /// New full name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Line>,
+    /// Which settings change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<SettingsPatch>,
 }
 
 /// Why something is done.
@@ -85,7 +92,7 @@ pub struct Nothing {}
 pub enum Command {
     /// Create it.
     Create(Create),
-    /// Change its name.
+    /// Change its name or settings.
     Update(Update),
     /// End a suspension.
     Activate(Nothing),
@@ -95,6 +102,10 @@ pub enum Command {
     Cancel(WithReason),
     /// Go to a higher plan.
     UpgradePlan(UpgradePlan),
+    /// Say where its people sign in.
+    ConfigureSso(Sso),
+    /// No longer say so.
+    DisableSso(Nothing),
 }
 
 /// What can happen to a tenant.
@@ -153,6 +164,24 @@ pub enum Event {
         /// After.
         new_plan: Plan,
     },
+    /// Its people sign in elsewhere.
+    #[serde(rename = "tenant.sso_configured")]
+    SsoConfigured {
+        /// The tenant.
+        tenant_id: TenantId,
+        /// The provider's name.
+        provider: Line,
+        /// The issuer's identifier.
+        issuer: Issuer,
+        /// What the provider knows us by.
+        client_id: Line,
+    },
+    /// They no longer do.
+    #[serde(rename = "tenant.sso_disabled")]
+    SsoDisabled {
+        /// The tenant.
+        tenant_id: TenantId,
+    },
 }
 
 /// A field before and after.
@@ -171,6 +200,9 @@ pub struct Changes {
     /// The full name.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub name: Option<Change<Line>>,
+    /// The settings, all of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub settings: Option<Change<Settings>>,
 }
 
 /// Where a tenant stands.
@@ -198,11 +230,17 @@ pub struct State {
     pub plan: Plan,
     /// Where it stands.
     pub status: Status,
+    /// What it has switched on.
+    #[serde(default)]
+    pub settings: Settings,
+    /// Where its people sign in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sso: Option<Sso>,
 }
 
 impl State {
     pub(crate) fn empty() -> Self {
-        Self { slug: String::new(), name: String::new(), plan: Plan::Free, status: Status::Active }
+        Self { slug: String::new(), name: String::new(), plan: Plan::Free, status: Status::Active, settings: Settings::default(), sso: None }
     }
 
     /// Whether people may join and act.
@@ -213,7 +251,7 @@ impl State {
 
 impl Command {
     /// Every command's name.
-    pub const NAMES: [&'static str; 6] = ["create", "update", "activate", "suspend", "cancel", "upgrade_plan"];
+    pub const NAMES: [&'static str; 8] = ["create", "update", "activate", "suspend", "cancel", "upgrade_plan", "configure_sso", "disable_sso"];
 
     /// The last token of the subject.
     pub const fn name(&self) -> &'static str {
@@ -224,6 +262,8 @@ impl Command {
             Self::Suspend(_) => "suspend",
             Self::Cancel(_) => "cancel",
             Self::UpgradePlan(_) => "upgrade_plan",
+            Self::ConfigureSso(_) => "configure_sso",
+            Self::DisableSso(_) => "disable_sso",
         }
     }
 
@@ -236,6 +276,8 @@ impl Command {
             "suspend" => serde_json::from_str(data).map(Self::Suspend),
             "cancel" => serde_json::from_str(data).map(Self::Cancel),
             "upgrade_plan" => serde_json::from_str(data).map(Self::UpgradePlan),
+            "configure_sso" => serde_json::from_str(data).map(Self::ConfigureSso),
+            "disable_sso" => serde_json::from_str(data).map(Self::DisableSso),
             _ => return None,
         })
     }
@@ -254,8 +296,16 @@ impl Command {
 
 impl Event {
     /// Every type.
-    pub const TYPES: [&'static str; 6] =
-        ["tenant.created", "tenant.updated", "tenant.activated", "tenant.suspended", "tenant.cancelled", "tenant.plan_upgraded"];
+    pub const TYPES: [&'static str; 8] = [
+        "tenant.created",
+        "tenant.updated",
+        "tenant.activated",
+        "tenant.suspended",
+        "tenant.cancelled",
+        "tenant.plan_upgraded",
+        "tenant.sso_configured",
+        "tenant.sso_disabled",
+    ];
 
     /// `<topic>.<event>`.
     pub const fn event_type(&self) -> &'static str {
@@ -266,6 +316,8 @@ impl Event {
             Self::Suspended { .. } => "tenant.suspended",
             Self::Cancelled { .. } => "tenant.cancelled",
             Self::PlanUpgraded { .. } => "tenant.plan_upgraded",
+            Self::SsoConfigured { .. } => "tenant.sso_configured",
+            Self::SsoDisabled { .. } => "tenant.sso_disabled",
         }
     }
 
@@ -319,19 +371,9 @@ fn decide_existing(command: &Command, state: &State, surroundings: &Surroundings
     let one = |event: Event| Ok(vec![Emitted::new(tenant_id.uuid(), event)]);
     match command {
         Command::Create(_) => Err(Reason::SlugTaken),
-        Command::Update(update) => {
-            about.require(Role::Owner, surroundings)?;
-            if state.status == Status::Cancelled {
-                return Err(Reason::InvalidTransition);
-            }
-            match &update.name {
-                Some(name) if name.as_str() != state.name => {
-                    let old = Line::stored(&state.name);
-                    one(Event::Updated { tenant_id, changes: Changes { name: Some(Change { old, new: name.clone() }) } })
-                }
-                _ => Ok(Vec::new()),
-            }
-        }
+        Command::Update(update) => configuring::decide_update(update, state, surroundings, about),
+        Command::ConfigureSso(sso) => configuring::decide_sso(sso, state, surroundings, about),
+        Command::DisableSso(_) => configuring::decide_no_sso(state, surroundings, about),
         Command::Activate(_) => {
             about.require_operator()?;
             match state.status {
@@ -372,17 +414,24 @@ fn decide_existing(command: &Command, state: &State, surroundings: &Surroundings
 pub fn apply(state: &mut State, event: &Event) {
     match event {
         Event::Created { slug, name, plan, .. } => {
-            *state = State { slug: slug.to_string(), name: name.to_string(), plan: *plan, status: Status::Active };
+            *state = State { slug: slug.to_string(), name: name.to_string(), plan: *plan, ..State::empty() };
         }
         Event::Updated { changes, .. } => {
             if let Some(name) = &changes.name {
                 state.name = name.new.to_string();
+            }
+            if let Some(settings) = &changes.settings {
+                state.settings = settings.new;
             }
         }
         Event::Activated { .. } => state.status = Status::Active,
         Event::Suspended { .. } => state.status = Status::Suspended,
         Event::Cancelled { .. } => state.status = Status::Cancelled,
         Event::PlanUpgraded { new_plan, .. } => state.plan = *new_plan,
+        Event::SsoConfigured { provider, issuer, client_id, .. } => {
+            state.sso = Some(Sso { provider: provider.clone(), issuer: issuer.clone(), client_id: client_id.clone() });
+        }
+        Event::SsoDisabled { .. } => state.sso = None,
     }
 }
 

@@ -178,6 +178,36 @@ impl FromStr for Line {
     }
 }
 
+/// The identifier of an OpenID Connect issuer: an `https` URL without query or fragment, at most 512 bytes (OpenID Connect Core 1.0, 1.2).
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Issuer(String);
+
+impl Issuer {
+    /// The longest issuer, in bytes.
+    pub const MAX: usize = 512;
+
+    /// The URL.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for Issuer {
+    type Err = TextError;
+
+    fn from_str(text: &str) -> Result<Self, TextError> {
+        const SHAPE: TextError = TextError("must be an https URL without user, query or fragment, at most 512 bytes long");
+        let rest = text.strip_prefix("https://").ok_or(SHAPE)?;
+        let (authority, path) = rest.split_once('/').unwrap_or((rest, ""));
+        let (host, port) = authority.rsplit_once(':').map_or((authority, None), |(host, port)| (host, Some(port)));
+        let host_fits = idna::domain_to_ascii_strict(host).is_ok_and(|ascii| !ascii.is_empty() && ascii == host);
+        let port_fits = port.is_none_or(|port| port.parse::<u16>().is_ok_and(|number| number > 0));
+        let path_fits = path.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`{|}".contains(&byte));
+        if text.len() <= Self::MAX && host_fits && port_fits && path_fits { Ok(Self(text.to_owned())) } else { Err(SHAPE) }
+    }
+}
+
 /// A key of an invitation's attributes: `[A-Za-z0-9_.-]{1,64}`.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
@@ -199,7 +229,7 @@ impl FromStr for AttributeKey {
     }
 }
 
-/// The four types share their conversions; each keeps one spelling of the check, in its `FromStr`.
+/// The types share their conversions; each keeps one spelling of the check, in its `FromStr`.
 macro_rules! text_conversions {
     ($($name:ident),*) => {$(
         impl TryFrom<String> for $name {
@@ -220,7 +250,7 @@ macro_rules! text_conversions {
         }
     )*};
 }
-text_conversions!(Email, Slug, Line, AttributeKey);
+text_conversions!(Email, Slug, Line, Issuer, AttributeKey);
 
 #[cfg(test)]
 mod tests {
@@ -264,6 +294,33 @@ mod tests {
         }
         assert!("a".repeat(63).parse::<Slug>().is_ok());
         assert!("a".repeat(64).parse::<Slug>().is_err());
+    }
+
+    #[test]
+    fn an_issuer_is_an_https_url_and_nothing_more() {
+        for text in ["https://login.example.com", "https://login.example.com/", "https://a.example:8443/realms/one", "https://xn--bcher-kva.example"]
+        {
+            assert_eq!(text.parse::<Issuer>().map(String::from), Ok(text.to_owned()));
+        }
+        let long = format!("https://a.example/{}", "x".repeat(512));
+        for text in [
+            "",
+            "https://",
+            "http://a.example",
+            "https:///x",
+            "https://a b.example",
+            "https://u@a.example",
+            "https://a.example:0",
+            "https://a.example:x",
+            "https://a.example/?q",
+            "https://a.example/#f",
+            "https://A.example",
+            "https://a.example/\n",
+            "javascript:alert(1)",
+            &long,
+        ] {
+            assert!(text.parse::<Issuer>().is_err(), "{text:?}");
+        }
     }
 
     #[test]

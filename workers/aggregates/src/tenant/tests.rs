@@ -7,7 +7,7 @@ fn create(email: Email) -> Command {
 }
 
 fn update(name: &str) -> Command {
-    Command::Update(Update { name: Some(line(name)) })
+    Command::Update(Update { name: Some(line(name)), settings: None })
 }
 
 fn suspended() -> Event {
@@ -82,9 +82,13 @@ fn a_tenant_that_does_not_exist_is_not_found() {
 
 #[test]
 fn a_new_name_tells_the_old_one_and_the_same_name_is_no_news() {
-    let changes = Changes { name: Some(Change { old: line("Acme"), new: line("New") }) };
+    let changes = Changes { name: Some(Change { old: line("Acme"), new: line("New") }), settings: None };
     let renamed = tenant().when(TENANT.uuid(), update("New")).then(&[(TENANT.uuid(), Event::Updated { tenant_id: TENANT, changes }.into())]);
-    renamed.when(TENANT.uuid(), update("New")).then_nothing().when(TENANT.uuid(), Command::Update(Update { name: None })).then_nothing();
+    renamed
+        .when(TENANT.uuid(), update("New"))
+        .then_nothing()
+        .when(TENANT.uuid(), Command::Update(Update { name: None, settings: None }))
+        .then_nothing();
 }
 
 #[test]
@@ -121,4 +125,52 @@ fn a_version_that_is_not_the_present_one_is_a_conflict_unless_the_caller_may_not
     scenario.clone().if_match(1).when(TENANT.uuid(), update("New")).then_types(&["tenant.updated"]);
     scenario.clone().if_match(7).when(TENANT.uuid(), update("New")).refused("tenant.update", Reason::VersionConflict);
     scenario.by(MIA).if_match(7).when(TENANT.uuid(), update("New")).refused("tenant.update", Reason::Forbidden);
+}
+
+fn switch(profile_updated: Option<bool>, invitation_expired: Option<bool>) -> Command {
+    let patch = SettingsPatch { notify_profile_updated: profile_updated, notify_invitation_expired: invitation_expired };
+    Command::Update(Update { name: None, settings: Some(patch) })
+}
+
+#[test]
+fn a_setting_that_is_not_named_stays() {
+    let settings = |profile, expired| Settings { notify_profile_updated: profile, notify_invitation_expired: expired };
+    let updated = |old, new| {
+        let changes = Changes { name: None, settings: Some(Change { old, new }) };
+        [(TENANT.uuid(), Event::Updated { tenant_id: TENANT, changes }.into())]
+    };
+    let scenario = tenant().when(TENANT.uuid(), switch(Some(true), None)).then(&updated(settings(false, false), settings(true, false)));
+    let scenario = scenario.when(TENANT.uuid(), switch(None, Some(true))).then(&updated(settings(true, false), settings(true, true)));
+    let scenario = scenario.when(TENANT.uuid(), switch(Some(true), Some(true))).then_nothing();
+    scenario.when(TENANT.uuid(), switch(None, None)).then_nothing();
+}
+
+fn sso(issuer: &str) -> Sso {
+    Sso { provider: line("okta"), issuer: issuer.parse().unwrap(), client_id: line("client") }
+}
+
+#[test]
+fn an_admin_says_where_people_sign_in_and_that_they_no_longer_do() {
+    let sso = sso("https://acme.okta.example");
+    let configure = || Command::ConfigureSso(sso.clone());
+    let Sso { provider, issuer, client_id } = sso.clone();
+    let configured = Event::SsoConfigured { tenant_id: TENANT, provider, issuer, client_id };
+    let scenario = tenant().member(ADAM, Role::Admin).by(ADAM);
+    let scenario = scenario.when(TENANT.uuid(), Command::DisableSso(Nothing {})).then_nothing();
+    let scenario = scenario.when(TENANT.uuid(), configure()).then(&[(TENANT.uuid(), configured.into())]);
+    let scenario = scenario.when(TENANT.uuid(), configure()).then_nothing();
+    let disabled = Event::SsoDisabled { tenant_id: TENANT };
+    let scenario = scenario.when(TENANT.uuid(), Command::DisableSso(Nothing {})).then(&[(TENANT.uuid(), disabled.into())]);
+    scenario.when(TENANT.uuid(), configure()).then_types(&["tenant.sso_configured"]);
+}
+
+#[test]
+fn whoever_is_no_admin_and_a_tenant_that_has_ended_configure_nothing() {
+    let scenario = tenant().member(MIA, Role::Member).by(MIA);
+    let configure = || Command::ConfigureSso(sso("https://acme.okta.example"));
+    let scenario = scenario.when(TENANT.uuid(), configure()).refused("tenant.configure_sso", Reason::Forbidden);
+    let scenario = scenario.when(TENANT.uuid(), Command::DisableSso(Nothing {})).refused("tenant.disable_sso", Reason::Forbidden);
+    let ended = scenario.given(TENANT.uuid(), suspended()).given(TENANT.uuid(), cancelled()).by_operator();
+    let ended = ended.when(TENANT.uuid(), configure()).refused("tenant.configure_sso", Reason::InvalidTransition);
+    ended.when(TENANT.uuid(), Command::DisableSso(Nothing {})).refused("tenant.disable_sso", Reason::InvalidTransition);
 }

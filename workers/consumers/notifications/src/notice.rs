@@ -91,7 +91,7 @@ fn of_tenant(event: tenant::Event) -> Vec<Notice> {
     use tenant::Event;
     match event {
         Event::Created { .. } => vec![notice("tenant_welcome", Audience::FirstOwner, json!({}))],
-        Event::Updated { .. } => Vec::new(),
+        Event::Updated { .. } | Event::SsoConfigured { .. } | Event::SsoDisabled { .. } => Vec::new(),
         Event::Activated { .. } => vec![notice("tenant_activated", Audience::Managers, json!({}))],
         Event::Suspended { reason, .. } => vec![notice("tenant_suspended", Audience::Everyone, json!({ "reason": reason }))],
         Event::Cancelled { reason, .. } => vec![notice("tenant_cancelled", Audience::Managers, json!({ "reason": reason }))],

@@ -77,15 +77,28 @@ async fn follow_tenant(transaction: &Transaction<'_>, envelope: &Envelope, event
             run(transaction, statement, &[&tenant, &name.as_str(), &sequence, &envelope.id.uuid(), &envelope.causation_id]).await
         }
         tenant::Event::Updated { changes, .. } => {
+            if let Some(settings) = changes.settings {
+                switch(transaction, tenant, settings.new, sequence).await?;
+            }
             let Some(name) = changes.name else { return Ok(()) };
             let statement = "INSERT INTO notifications.tenants AS t (tenant_id, name, name_seq) VALUES ($1, $2, $3)
                  ON CONFLICT (tenant_id) DO UPDATE SET name = excluded.name, name_seq = excluded.name_seq WHERE excluded.name_seq > t.name_seq";
             run(transaction, statement, &[&tenant, &name.new.as_str(), &sequence]).await
         }
-        tenant::Event::Activated { .. } | tenant::Event::Suspended { .. } | tenant::Event::Cancelled { .. } | tenant::Event::PlanUpgraded { .. } => {
-            Ok(())
-        }
+        tenant::Event::Activated { .. }
+        | tenant::Event::Suspended { .. }
+        | tenant::Event::Cancelled { .. }
+        | tenant::Event::PlanUpgraded { .. }
+        | tenant::Event::SsoConfigured { .. }
+        | tenant::Event::SsoDisabled { .. } => Ok(()),
     }
+}
+
+async fn switch(transaction: &Transaction<'_>, tenant: Uuid, settings: tenant::Settings, sequence: i64) -> Result<(), Failure> {
+    let statement = "INSERT INTO notifications.switches AS s (tenant_id, profile_updated, invitation_expired, sequence) VALUES ($1, $2, $3, $4)
+         ON CONFLICT (tenant_id) DO UPDATE SET profile_updated = excluded.profile_updated, invitation_expired = excluded.invitation_expired,
+             sequence = excluded.sequence WHERE excluded.sequence > s.sequence";
+    run(transaction, statement, &[&tenant, &settings.notify_profile_updated, &settings.notify_invitation_expired, &sequence]).await
 }
 
 async fn follow_user(transaction: &Transaction<'_>, event: user::Event, sequence: i64) -> Result<(), Failure> {
