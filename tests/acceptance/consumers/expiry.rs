@@ -14,13 +14,15 @@ enum Moment {
     Deadline,
     /// As the first invitation has expired: its successor finds some of them done, and some sent and not decided.
     Deciding,
+    /// As the deadline comes, and the broker with it: what was sent is not acknowledged.
+    WithTheBroker,
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_invitation_expires_exactly_once_though_whoever_watches_the_clock_is_killed() {
+async fn an_invitation_expires_exactly_once_though_whoever_watches_the_clock_and_the_broker_are_killed() {
     let mut stack = Stack::builder().workers(2).consumers(&[chancery::role::Consumer::Audit]).start().await;
     let tenant = tenant(&stack).await;
-    for moment in [Moment::Deadline, Moment::Deciding] {
+    for moment in [Moment::Deadline, Moment::Deciding, Moment::WithTheBroker] {
         let soon = OffsetDateTime::now_utc() + Duration::seconds(5);
         let mut invitations = Vec::new();
         for _ in 0..8 {
@@ -35,10 +37,14 @@ async fn an_invitation_expires_exactly_once_though_whoever_watches_the_clock_is_
         wait_until("partition 0 has an owner", async || stack.db().await.query_opt(sql, &[]).await.unwrap().is_some()).await;
         let watcher: String = stack.db().await.query_one(sql, &[]).await.unwrap().get(0);
         wait_until("the moment", async || match moment {
-            Moment::Deadline => OffsetDateTime::now_utc() >= soon,
+            Moment::Deadline | Moment::WithTheBroker => OffsetDateTime::now_utc() >= soon,
             Moment::Deciding => events_of(&stack, &invitations[0].0, "invitation.expired").await > 0,
         })
         .await;
+        if moment == Moment::WithTheBroker {
+            stack.kill_nats();
+            stack.restart_nats();
+        }
         stack.kill9(&watcher);
         for (invitation, _) in &invitations {
             wait_until("it has expired", async || events_of(&stack, invitation, "invitation.expired").await > 0).await;

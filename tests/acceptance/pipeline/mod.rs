@@ -15,4 +15,5 @@ mod load;
 mod points;
 mod poison;
 mod races;
+mod rules;
 mod teams;
