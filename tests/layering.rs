@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Which of our crates a crate may depend on. A new crate fails until it has a line here.
-const ARROWS: [(&str, &[&str]); 9] = [
+const ARROWS: [(&str, &[&str]); 11] = [
     ("subjects", &[]),
     ("aggregates", &["subjects"]),
     ("runtime", &["aggregates", "subjects"]),
@@ -21,7 +21,12 @@ const ARROWS: [(&str, &[&str]); 9] = [
     ("audit", &["runtime", "aggregates", "subjects"]),
     ("notifications", &["runtime", "aggregates", "subjects"]),
     ("onboarding", &["runtime", "aggregates", "subjects"]),
-    ("chancery", &["command-gateway", "logging", "audit", "notifications", "onboarding", "runtime", "aggregates", "subjects"]),
+    ("guests", &["runtime", "aggregates", "subjects"]),
+    ("withdrawals", &["runtime", "aggregates", "subjects"]),
+    (
+        "chancery",
+        &["command-gateway", "logging", "audit", "notifications", "onboarding", "guests", "withdrawals", "runtime", "aggregates", "subjects"],
+    ),
 ];
 
 /// The crates that decide without IO, clock or randomness.

@@ -11,8 +11,16 @@ mod list {
 }
 
 /// The database roles of the processes: one for each, with only the rights that its migrations grant.
-pub const ROLES: [&str; 6] =
-    ["chancery_gateway", "chancery_worker", "chancery_logging", "chancery_audit", "chancery_notifications", "chancery_onboarding"];
+pub const ROLES: [&str; 8] = [
+    "chancery_gateway",
+    "chancery_worker",
+    "chancery_logging",
+    "chancery_audit",
+    "chancery_notifications",
+    "chancery_onboarding",
+    "chancery_guests",
+    "chancery_withdrawals",
+];
 
 /// The key of the advisory lock that lets one migration run at a time in a database.
 const LOCK: i64 = 0x6368_616e_6365_7279;

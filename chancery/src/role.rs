@@ -38,11 +38,15 @@ pub enum Consumer {
     Notifications,
     /// Sends a created invitation when asked.
     Onboarding,
+    /// Repeats a user's suspension, reactivation and deletion where they are a guest.
+    Guests,
+    /// Ends pending invitations of cancelled tenants and to deleted users.
+    Withdrawals,
 }
 
 impl Consumer {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 4] = [Self::Logging, Self::Audit, Self::Notifications, Self::Onboarding];
+    pub const ALL: [Self; 6] = [Self::Logging, Self::Audit, Self::Notifications, Self::Onboarding, Self::Guests, Self::Withdrawals];
 
     /// Its name on the command line and in subjects.
     pub fn name(self) -> &'static str {
@@ -51,6 +55,8 @@ impl Consumer {
             Self::Audit => audit::NAME,
             Self::Notifications => notifications::NAME,
             Self::Onboarding => onboarding::NAME,
+            Self::Guests => guests::NAME,
+            Self::Withdrawals => withdrawals::NAME,
         }
     }
 }
@@ -74,6 +80,8 @@ impl Role {
             Self::Consumer(Consumer::Audit) => "chancery_audit",
             Self::Consumer(Consumer::Notifications) => "chancery_notifications",
             Self::Consumer(Consumer::Onboarding) => "chancery_onboarding",
+            Self::Consumer(Consumer::Guests) => "chancery_guests",
+            Self::Consumer(Consumer::Withdrawals) => "chancery_withdrawals",
         }
     }
 
@@ -102,6 +110,8 @@ impl Role {
             Self::Consumer(Consumer::Audit) => audit::run(config, stop).await,
             Self::Consumer(Consumer::Notifications) => notifications::run(config, stop).await,
             Self::Consumer(Consumer::Onboarding) => onboarding::run(config, stop).await,
+            Self::Consumer(Consumer::Guests) => guests::run(config, stop).await,
+            Self::Consumer(Consumer::Withdrawals) => withdrawals::run(config, stop).await,
         }
     }
 }

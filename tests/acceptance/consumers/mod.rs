@@ -3,6 +3,7 @@
 mod answering;
 mod auditing;
 mod expiry;
+mod guests;
 mod in_order;
 mod mail_server;
 mod mailing;
@@ -10,6 +11,7 @@ mod outages;
 mod poison;
 mod replay;
 mod the_log;
+mod withdrawals;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 

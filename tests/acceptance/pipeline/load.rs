@@ -131,7 +131,7 @@ pub(super) async fn tenants(stack: &Stack, count: usize) -> (Vec<Tenant>, BTreeS
 }
 
 /// Lets the server forget message ids at once: nothing may rest on its duplicate window, and it must not hide what we do twice.
-pub(super) async fn without_duplicate_window(stack: &Stack) {
+pub(crate) async fn without_duplicate_window(stack: &Stack) {
     let jetstream = stack.jetstream().await;
     for name in [names::COMMANDS, names::EVENTS] {
         let mut config = jetstream.get_stream(name).await.unwrap().cached_info().config.clone();

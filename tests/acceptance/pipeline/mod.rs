@@ -17,3 +17,5 @@ mod poison;
 mod races;
 mod rules;
 mod teams;
+
+pub(crate) use load::without_duplicate_window;

@@ -59,7 +59,7 @@ impl About {
         if surroundings.user(user).is_some_and(|user| !user.is_active()) {
             return None;
         }
-        surroundings.membership(user).filter(|membership| membership.is_active()).and_then(|membership| membership.role)
+        surroundings.membership(user).and_then(membership::State::present_role)
     }
 
     /// Whether the actor acts on themself.
@@ -69,7 +69,11 @@ impl About {
 
     /// Whether the actor acts on themself and is not shut out.
     pub fn is_active_self(&self, user: UserId, surroundings: &Surroundings<'_>) -> bool {
-        self.is_self(user) && self.authority == Authority::Member && surroundings.user(user).is_none_or(user::State::is_active)
+        let counts = |membership: &membership::State| !membership.suspended;
+        self.is_self(user)
+            && self.authority == Authority::Member
+            && surroundings.user(user).is_none_or(user::State::is_active)
+            && surroundings.membership(user).is_none_or(counts)
     }
 
     /// Who did it, as events tell: nobody for what time or a reactor did.

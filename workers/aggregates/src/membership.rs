@@ -1,18 +1,18 @@
 //! A membership ties a user to a tenant with one role: the user joins, gets another role or none, and leaves or is removed; then may join again.
 
+mod event;
 mod role;
+mod standing;
 
 use serde::{Deserialize, Serialize};
-use subjects::{Actor, Authority, InvitationId, Kind, Role, RoleId, TenantId, UserId};
+use subjects::{Actor, Authority, InvitationId, Kind, Role, TenantId, UserId};
 
-use crate::{
-    About, Claim, Decision, Emitted, Follow, Key, Needs, Reason, Surroundings, team,
-    tenant::Nothing,
-    text::{Email, Line},
-};
+use crate::{About, Claim, Decision, Emitted, Follow, Key, Needs, Reason, Surroundings, team, tenant::Nothing, text::Email};
 
+pub use event::{Event, RemovalReason};
 pub(crate) use role::refuse;
 pub use role::{AssignRole, RevokeRole};
+pub use standing::{FromHome, StandingReason};
 
 /// Makes a user of this tenant a member.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -34,155 +34,10 @@ pub enum Command {
     RevokeRole(RevokeRole),
     /// End it.
     Remove(Nothing),
-}
-
-/// How a membership ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum RemovalReason {
-    /// Somebody removed the member.
-    Removed,
-    /// The member left.
-    Left,
-    /// The user was deleted.
-    UserDeleted,
-}
-
-/// What can happen to a membership.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
-pub enum Event {
-    /// It began.
-    #[serde(rename = "tenant.member_joined")]
-    Joined {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// Their address.
-        email: Email,
-        /// Their role's id.
-        role_id: RoleId,
-        /// Their role.
-        role_name: Role,
-        /// The invitation they followed.
-        #[serde(default, skip_serializing_if = "Option::is_none")]
-        invitation_id: Option<InvitationId>,
-    },
-    /// The role is another.
-    #[serde(rename = "tenant.member_role_changed")]
-    RoleChanged {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The former role's id; none after a revocation.
-        old_role_id: Option<RoleId>,
-        /// The former role.
-        old_role_name: Option<Role>,
-        /// The new role's id; none for a revocation.
-        new_role_id: Option<RoleId>,
-        /// The new role.
-        new_role_name: Option<Role>,
-        /// Who did it.
-        changed_by: Option<Actor>,
-    },
-    /// It ended.
-    #[serde(rename = "tenant.member_removed")]
-    Removed {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The former member.
-        user_id: UserId,
-        /// Their address.
-        email: Email,
-        /// Who did it.
-        removed_by: Option<Actor>,
-        /// How.
-        reason: RemovalReason,
-    },
-    /// Somebody wants to give a role.
-    #[serde(rename = "role.assignment_attempted")]
-    AssignmentAttempted {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who wants it.
-        assigned_by: Option<Actor>,
-    },
-    /// The role was given.
-    #[serde(rename = "role.assignment_succeeded")]
-    AssignmentSucceeded {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who did it.
-        assigned_by: Option<Actor>,
-    },
-    /// The role was not given.
-    #[serde(rename = "role.assignment_failed")]
-    AssignmentFailed {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who wanted it.
-        assigned_by: Option<Actor>,
-        /// Why not.
-        reason: Reason,
-    },
-    /// Somebody wants to take a role.
-    #[serde(rename = "role.revocation_attempted")]
-    RevocationAttempted {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who wants it.
-        revoked_by: Option<Actor>,
-        /// The reason they state.
-        reason: Option<Line>,
-    },
-    /// The role was taken.
-    #[serde(rename = "role.revocation_succeeded")]
-    RevocationSucceeded {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who did it.
-        revoked_by: Option<Actor>,
-        /// The reason they state.
-        reason: Option<Line>,
-    },
-    /// The role was not taken.
-    #[serde(rename = "role.revocation_failed")]
-    RevocationFailed {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The member.
-        user_id: UserId,
-        /// The role.
-        role: Role,
-        /// Who wanted it.
-        revoked_by: Option<Actor>,
-        /// Why not.
-        reason: Reason,
-        /// The reason they state.
-        stated_reason: Option<Line>,
-    },
+    /// Let it not count, as the user's home tenant shut them out.
+    Suspend(FromHome),
+    /// Let it count again.
+    Reactivate(FromHome),
 }
 
 /// A membership as stored, also after its end.
@@ -199,22 +54,40 @@ pub struct State {
     /// The invitation that began it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub invitation_id: Option<InvitationId>,
+    /// Whether the member's home tenant has shut them out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspended: bool,
+    /// How often the user's standing had changed at home when it was followed last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home_standing: Option<u32>,
+    /// How often it has begun: tells the user's stays apart.
+    #[serde(default = "first")]
+    pub stay: u32,
+}
+
+const fn first() -> u32 {
+    1
 }
 
 impl State {
     pub(crate) fn empty() -> Self {
-        Self { email: String::new(), role: None, active: false, invitation_id: None }
+        Self { email: String::new(), role: None, active: false, invitation_id: None, suspended: false, home_standing: None, stay: 0 }
     }
 
-    /// Whether the user is a member.
+    /// Whether the user is a member, suspended or not.
     pub fn is_active(&self) -> bool {
         self.active
+    }
+
+    /// The role that counts: none after the end, and none while the member is suspended.
+    pub fn present_role(&self) -> Option<Role> {
+        self.role.filter(|_| self.active && !self.suspended)
     }
 }
 
 impl Command {
     /// Every command's name.
-    pub const NAMES: [&'static str; 4] = ["add", "assign_role", "revoke_role", "remove"];
+    pub const NAMES: [&'static str; 6] = ["add", "assign_role", "revoke_role", "remove", "suspend", "reactivate"];
 
     /// The last token of the subject.
     pub const fn name(&self) -> &'static str {
@@ -223,6 +96,8 @@ impl Command {
             Self::AssignRole(_) => "assign_role",
             Self::RevokeRole(_) => "revoke_role",
             Self::Remove(_) => "remove",
+            Self::Suspend(_) => "suspend",
+            Self::Reactivate(_) => "reactivate",
         }
     }
 
@@ -233,6 +108,8 @@ impl Command {
             "assign_role" => serde_json::from_str(data).map(Self::AssignRole),
             "revoke_role" => serde_json::from_str(data).map(Self::RevokeRole),
             "remove" => serde_json::from_str(data).map(Self::Remove),
+            "suspend" => serde_json::from_str(data).map(Self::Suspend),
+            "reactivate" => serde_json::from_str(data).map(Self::Reactivate),
             _ => return None,
         })
     }
@@ -242,52 +119,9 @@ impl Command {
         let states = vec![Key { tenant: about.tenant, kind: Kind::User, id: about.target }];
         let follow = match self {
             Self::Remove(_) => vec![Follow::Naming { tenant: about.tenant, id: about.target }],
-            Self::Add(_) | Self::AssignRole(_) | Self::RevokeRole(_) => Vec::new(),
+            Self::Add(_) | Self::AssignRole(_) | Self::RevokeRole(_) | Self::Suspend(_) | Self::Reactivate(_) => Vec::new(),
         };
         Needs { states, claims: vec![Claim::user(UserId::new(about.target))], follow, ..Needs::default() }
-    }
-}
-
-impl Event {
-    /// Every type.
-    pub const TYPES: [&'static str; 9] = [
-        "tenant.member_joined",
-        "tenant.member_role_changed",
-        "tenant.member_removed",
-        "role.assignment_attempted",
-        "role.assignment_succeeded",
-        "role.assignment_failed",
-        "role.revocation_attempted",
-        "role.revocation_succeeded",
-        "role.revocation_failed",
-    ];
-
-    /// `<topic>.<event>`.
-    pub const fn event_type(&self) -> &'static str {
-        match self {
-            Self::Joined { .. } => "tenant.member_joined",
-            Self::RoleChanged { .. } => "tenant.member_role_changed",
-            Self::Removed { .. } => "tenant.member_removed",
-            Self::AssignmentAttempted { .. } => "role.assignment_attempted",
-            Self::AssignmentSucceeded { .. } => "role.assignment_succeeded",
-            Self::AssignmentFailed { .. } => "role.assignment_failed",
-            Self::RevocationAttempted { .. } => "role.revocation_attempted",
-            Self::RevocationSucceeded { .. } => "role.revocation_succeeded",
-            Self::RevocationFailed { .. } => "role.revocation_failed",
-        }
-    }
-
-    /// Whether the version moves: an attempt and its end tell of a change, they are none.
-    pub const fn changes_state(&self) -> bool {
-        match self {
-            Self::Joined { .. } | Self::RoleChanged { .. } | Self::Removed { .. } => true,
-            Self::AssignmentAttempted { .. }
-            | Self::AssignmentSucceeded { .. }
-            | Self::AssignmentFailed { .. }
-            | Self::RevocationAttempted { .. }
-            | Self::RevocationSucceeded { .. }
-            | Self::RevocationFailed { .. } => false,
-        }
     }
 }
 
@@ -312,6 +146,7 @@ pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About)
         Command::AssignRole(assign) => role::decide_assignment(assign, surroundings, about),
         Command::RevokeRole(revoke) => role::decide_revocation(revoke, surroundings, about),
         Command::Remove(_) => return decide_removal(surroundings, about).into(),
+        Command::Suspend(_) | Command::Reactivate(_) => return standing::decide(command, surroundings, about).into(),
     };
     match decided {
         Ok(change) => Decision::done(role::told(command, about, change)),
@@ -369,7 +204,8 @@ fn decide_removal(surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<
     if !state.is_active() {
         return Ok(Vec::new());
     }
-    if surroundings.is_last_owner(user_id) {
+    // Whoever is deleted at home owns nothing any more: nobody is kept by staying in a list.
+    if reason != RemovalReason::UserDeleted && surroundings.is_last_owner(user_id) {
         return Err(Reason::LastOwner);
     }
     // The teams end first: whoever follows the tenant's history never meets a member of a team who is none of the tenant.
@@ -383,7 +219,14 @@ fn decide_removal(surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<
 pub fn apply(state: &mut State, event: &Event) {
     match event {
         Event::Joined { email, role_name, invitation_id, .. } => {
-            *state = State { email: email.to_string(), role: Some(*role_name), active: true, invitation_id: *invitation_id };
+            *state = State {
+                email: email.to_string(),
+                role: Some(*role_name),
+                active: true,
+                invitation_id: *invitation_id,
+                stay: state.stay + 1,
+                ..State::empty()
+            };
         }
         Event::RoleChanged { new_role_name, .. } => state.role = *new_role_name,
         Event::Removed { reason, .. } => {
@@ -393,6 +236,8 @@ pub fn apply(state: &mut State, event: &Event) {
                 state.email.clear();
             }
         }
+        Event::Suspended { home_standing, .. } => standing::apply(state, true, *home_standing),
+        Event::Reactivated { home_standing, .. } => standing::apply(state, false, *home_standing),
         Event::AssignmentAttempted { .. }
         | Event::AssignmentSucceeded { .. }
         | Event::AssignmentFailed { .. }

@@ -12,7 +12,8 @@ use uuid::Uuid;
 use crate::{
     Command, Event, Reason, State, World,
     attributes::Attributes,
-    invitation, membership,
+    invitation,
+    membership::{self, StandingReason},
     scenario::{ADAM, INVITATION, MIA, NOON, TEAM, TENANT, email, line},
     team, tenant, user,
 };
@@ -33,6 +34,10 @@ fn above() -> TeamId {
 
 fn sso() -> tenant::Sso {
     tenant::Sso { provider: line("okta"), issuer: "https://acme.okta.example".parse().unwrap(), client_id: line("0oa1b2c3") }
+}
+
+fn followed(reason: StandingReason) -> membership::FromHome {
+    membership::FromHome { reason, home_standing: 3, stay: 1 }
 }
 
 fn commands() -> Vec<Command> {
@@ -60,6 +65,8 @@ fn commands() -> Vec<Command> {
         membership::Command::AssignRole(membership::AssignRole { role: Role::Admin }).into(),
         membership::Command::RevokeRole(membership::RevokeRole { role: Role::Admin, reason: Some(line("left the team")) }).into(),
         membership::Command::Remove(nothing).into(),
+        membership::Command::Suspend(followed(StandingReason::UserSuspended)).into(),
+        membership::Command::Reactivate(followed(StandingReason::UserReactivated)).into(),
         invitation::Command::Create(invitation::Create {
             email: email(MIA),
             invitation_type: invitation::InvitationType::Email,
@@ -154,6 +161,8 @@ fn membership_events() -> Vec<Event> {
         }
         .into(),
         E::Removed { tenant_id, user_id, email: email(MIA), removed_by: by, reason: membership::RemovalReason::Removed }.into(),
+        E::Suspended { tenant_id, user_id, reason: StandingReason::UserSuspended, home_standing: 3 }.into(),
+        E::Reactivated { tenant_id, user_id, reason: StandingReason::UserReactivated, home_standing: 4 }.into(),
         E::AssignmentAttempted { tenant_id, user_id, role, assigned_by: by }.into(),
         E::AssignmentSucceeded { tenant_id, user_id, role, assigned_by: by }.into(),
         E::AssignmentFailed { tenant_id, user_id, role, assigned_by: by, reason }.into(),
@@ -233,8 +242,17 @@ fn states() -> Vec<(Kind, State)> {
         email_verified: true,
         status: user::Status::Deactivated,
         deactivated_at: Some(NOON),
+        standing_changes: 2,
     };
-    let membership = membership::State { email: email(MIA).to_string(), role: Some(Role::Admin), active: true, invitation_id: Some(INVITATION) };
+    let membership = membership::State {
+        email: email(MIA).to_string(),
+        role: Some(Role::Admin),
+        active: true,
+        invitation_id: Some(INVITATION),
+        suspended: true,
+        home_standing: Some(3),
+        stay: 2,
+    };
     let invitation = invitation::State {
         email: email(MIA).to_string(),
         invitation_type: invitation::InvitationType::Link,

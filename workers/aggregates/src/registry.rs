@@ -54,7 +54,7 @@ pub struct EventEntry {
 pub const COMMON_REFUSALS: [Reason; 3] = [Reason::NotFound, Reason::Forbidden, Reason::VersionConflict];
 
 /// The consumers of ours that exist.
-pub const CONSUMERS: [&str; 4] = ["logging", "audit", "notifications", "onboarding"];
+pub const CONSUMERS: [&str; 6] = ["logging", "audit", "notifications", "onboarding", "guests", "withdrawals"];
 
 /// The command of this kind and name.
 pub fn command(kind: Kind, name: &str) -> Option<&'static CommandEntry> {
@@ -126,6 +126,8 @@ pub const COMMANDS: &[CommandEntry] = &[
         &[Reason::UserNotFound, Reason::OwnerRequired, Reason::TenantNotActive, Reason::DoesNotHaveRole, Reason::LastOwner],
     ),
     c(Kind::Membership, "remove", SELF_OR_ADMIN, &[Reason::OwnerRequired, Reason::LastOwner]),
+    c(Kind::Membership, "suspend", Least::System, &[]),
+    c(Kind::Membership, "reactivate", Least::System, &[]),
     c(Kind::Invitation, "create", ADMIN, &[Reason::TenantNotActive, Reason::InvalidState, Reason::AlreadyAMember, Reason::Expired]),
     c(Kind::Invitation, "send", ADMIN, &[Reason::InvalidState, Reason::Expired, Reason::TenantNotActive, Reason::TooManyResends]),
     c(
@@ -162,6 +164,12 @@ const ALL: &[&str] = &["logging", "audit"];
 const NOTIFY: &[&str] = &["logging", "audit", "notifications"];
 /// A reactor answers it with a command.
 const REACT: &[&str] = &["logging", "audit", "onboarding"];
+/// What is to be repeated where the user is a guest.
+const GUESTS: &[&str] = &["logging", "audit", "notifications", "guests"];
+/// What ends pending invitations.
+const WITHDRAW: &[&str] = &["logging", "audit", "notifications", "withdrawals"];
+/// Both.
+const GUESTS_AND_WITHDRAW: &[&str] = &["logging", "audit", "notifications", "guests", "withdrawals"];
 
 const fn e(
     kind: Kind,
@@ -179,19 +187,21 @@ pub const EVENTS: &[EventEntry] = &[
     e(Kind::Tenant, "tenant.updated", "TENANT_UPDATED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.activated", "TENANT_ACTIVATED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.suspended", "TENANT_SUSPENDED", &[], NOTIFY),
-    e(Kind::Tenant, "tenant.cancelled", "TENANT_CANCELLED", &[], NOTIFY),
+    e(Kind::Tenant, "tenant.cancelled", "TENANT_CANCELLED", &[], WITHDRAW),
     e(Kind::Tenant, "tenant.plan_upgraded", "TENANT_PLAN_UPGRADED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.sso_configured", "TENANT_SSO_CONFIGURED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.sso_disabled", "TENANT_SSO_DISABLED", &[], NOTIFY),
     e(Kind::User, "user.created", "USER_CREATED", &["/email", "/fullName"], NOTIFY),
     e(Kind::User, "user.profile_updated", "USER_PROFILE_UPDATED", &["/changes/fullName"], NOTIFY),
-    e(Kind::User, "user.suspended", "USER_SUSPENDED", &[], NOTIFY),
-    e(Kind::User, "user.deactivated", "USER_DEACTIVATED", &[], NOTIFY),
-    e(Kind::User, "user.reactivated", "USER_REACTIVATED", &[], NOTIFY),
-    e(Kind::User, "user.deleted", "USER_DELETED", &[], NOTIFY),
-    e(Kind::Membership, "tenant.member_joined", "TENANT_MEMBER_JOINED", &["/email"], NOTIFY),
+    e(Kind::User, "user.suspended", "USER_SUSPENDED", &[], GUESTS),
+    e(Kind::User, "user.deactivated", "USER_DEACTIVATED", &[], GUESTS),
+    e(Kind::User, "user.reactivated", "USER_REACTIVATED", &[], GUESTS),
+    e(Kind::User, "user.deleted", "USER_DELETED", &[], GUESTS_AND_WITHDRAW),
+    e(Kind::Membership, "tenant.member_joined", "TENANT_MEMBER_JOINED", &["/email"], GUESTS),
     e(Kind::Membership, "tenant.member_role_changed", "TENANT_MEMBER_ROLE_CHANGED", &[], NOTIFY),
     e(Kind::Membership, "tenant.member_removed", "TENANT_MEMBER_REMOVED", &["/email"], NOTIFY),
+    e(Kind::Membership, "tenant.member_suspended", "TENANT_MEMBER_SUSPENDED", &[], ALL),
+    e(Kind::Membership, "tenant.member_reactivated", "TENANT_MEMBER_REACTIVATED", &[], ALL),
     e(Kind::Membership, "role.assignment_attempted", "ROLE_ASSIGNMENT_ATTEMPTED", &[], ALL),
     e(Kind::Membership, "role.assignment_succeeded", "ROLE_ASSIGNED", &[], ALL),
     e(Kind::Membership, "role.assignment_failed", "ROLE_ASSIGNMENT_FAILED", &[], ALL),

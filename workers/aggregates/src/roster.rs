@@ -73,6 +73,9 @@ impl Roster {
                 self.members = self.members.saturating_sub(1);
                 self.owners.remove(user_id);
             }
+            membership::Event::Suspended { user_id, .. } | membership::Event::Reactivated { user_id, .. } => {
+                return self.owners.get_mut(user_id).map(|owner| *owner = is_active).is_some();
+            }
             membership::Event::AssignmentAttempted { .. }
             | membership::Event::AssignmentSucceeded { .. }
             | membership::Event::AssignmentFailed { .. }

@@ -284,6 +284,7 @@ impl Scenario {
                     if membership.role == Some(Role::Owner) {
                         let user = self.world.states.get(&Key { kind: Kind::User, ..*key }).and_then(Option::as_ref);
                         let is_active = user.is_none_or(|user| matches!(&user.state, State::User(user) if user.is_active()));
+                        let is_active = is_active && !membership.suspended;
                         roster.owners.insert(UserId::new(key.id), is_active);
                     }
                 }

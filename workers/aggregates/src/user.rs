@@ -172,11 +172,25 @@ pub struct State {
     /// Since when they are deactivated.
     #[serde(default, skip_serializing_if = "Option::is_none", with = "timestamp::option")]
     pub deactivated_at: Option<OffsetDateTime>,
+    /// How often the standing has changed. Other tenants, which follow it, tell by it what is newer.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub standing_changes: u32,
+}
+
+/// For serde, which passes by reference.
+fn is_zero(number: &u32) -> bool {
+    *number == 0
 }
 
 impl State {
     pub(crate) fn empty() -> Self {
-        Self { email: String::new(), full_name: String::new(), email_verified: false, status: Status::Active, deactivated_at: None }
+        let (status, deactivated_at) = (Status::Active, None);
+        Self { email: String::new(), full_name: String::new(), email_verified: false, status, deactivated_at, standing_changes: 0 }
+    }
+
+    fn change_standing(&mut self, status: Status) {
+        self.status = status;
+        self.standing_changes = self.standing_changes.saturating_add(1);
     }
 
     /// Whether they may act.
@@ -333,16 +347,19 @@ pub fn apply(state: &mut State, event: &Event) {
                 state.full_name = name.new.to_string();
             }
         }
-        Event::Suspended { .. } => state.status = Status::Suspended,
+        Event::Suspended { .. } => state.change_standing(Status::Suspended),
         Event::Deactivated { deactivated_at, .. } => {
-            state.status = Status::Deactivated;
+            state.change_standing(Status::Deactivated);
             state.deactivated_at = Some(*deactivated_at);
         }
         Event::Reactivated { .. } => {
-            state.status = Status::Active;
+            state.change_standing(Status::Active);
             state.deactivated_at = None;
         }
-        Event::Deleted { .. } => *state = State { status: Status::Deleted, ..State::empty() },
+        Event::Deleted { .. } => {
+            *state = State { standing_changes: state.standing_changes, ..State::empty() };
+            state.change_standing(Status::Deleted);
+        }
     }
 }
 

@@ -201,9 +201,13 @@ impl World {
                 }
             }
         }
-        // The roster counts active owners; who is suspended at home is not one, by whatever road they become an owner.
-        let user = self.states.get(&Key { tenant, kind: Kind::User, id: emitted.id }).and_then(Option::as_ref);
-        let is_active = user.is_none_or(|user| !matches!(&user.state, State::User(user) if !user.is_active()));
+        // The roster counts active owners; who is suspended, here or at home elsewhere, is not one, by whatever road they become an owner.
+        let is_shut_out = |kind| match self.states.get(&Key { tenant, kind, id: emitted.id }).and_then(Option::as_ref).map(|found| &found.state) {
+            Some(State::User(user)) => !user.is_active(),
+            Some(State::Membership(membership)) => membership.suspended,
+            _ => false,
+        };
+        let is_active = !is_shut_out(Kind::User) && !is_shut_out(Kind::Membership);
         let roster_changed = self.rosters.entry(tenant).or_default().apply(&emitted.event, is_active);
         for change in &changes {
             match change {

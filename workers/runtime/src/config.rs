@@ -117,6 +117,10 @@ pub struct Config {
     pub mails_per_tenant_hour: u32,
     /// `CHANCERY_CONSUMER_BATCH`: events a consumer handles in one call at most. Default 256.
     pub consumer_batch: usize,
+    /// `CHANCERY_REACTIONS_AT_ONCE`: commands of a reactor that are under way at once, and events it answers at once, at most. Default 64.
+    pub reactions_at_once: usize,
+    /// `CHANCERY_REACTION_PAGE`: memberships or invitations that a reactor reads at once to answer one event. Default 256.
+    pub reaction_page: usize,
 
     /// `CHANCERY_MEMBER_LIMITS`: members a tenant may have by plan, `free=…,starter=…,professional=…,enterprise=…`.
     /// Default `free=10,starter=100,professional=1000,enterprise=100000`.
@@ -310,6 +314,8 @@ impl Config {
             mails_per_user_hour: env.at_least("CHANCERY_MAILS_PER_USER_HOUR", COUNT, 1, 100)?,
             mails_per_tenant_hour: env.at_least("CHANCERY_MAILS_PER_TENANT_HOUR", COUNT, 1, 1_000)?,
             consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
+            reactions_at_once: env.at_least("CHANCERY_REACTIONS_AT_ONCE", COUNT, 1, 64)?,
+            reaction_page: env.at_least("CHANCERY_REACTION_PAGE", COUNT, 1, 256)?,
             member_limits: member_limits(&env)?,
             teams: env.at_least("CHANCERY_TEAMS", COUNT, 1, 1_000)?,
             team_members: env.at_least("CHANCERY_TEAM_MEMBERS", COUNT, 1, 1_000)?,

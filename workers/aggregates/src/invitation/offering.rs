@@ -191,14 +191,17 @@ pub(super) fn decide_send(send: &Send, state: &State, surroundings: &Surrounding
     Ok(vec![Emitted::new(invitation_id.uuid(), event)])
 }
 
-/// Takes an open invitation back; what is taken back already stays so.
+/// Takes an open invitation back; what is taken back already stays so. A reactor ends what is pending and nothing else, in any tenant.
 pub(super) fn decide_remove(state: &State, surroundings: &Surroundings<'_>, about: &About) -> Result<Vec<Emitted>, Reason> {
     let (tenant_id, invitation_id) = (about.tenant, InvitationId::new(about.target));
     about.require(Role::Admin, surroundings)?;
-    if state.status == Status::Removed {
+    let by_reactor = about.authority == Authority::System;
+    if state.status == Status::Removed || by_reactor && !state.is_pending() {
         return Ok(Vec::new());
     }
-    state.require_open(about.now)?;
+    if !by_reactor {
+        state.require_open(about.now)?;
+    }
     Ok(vec![Emitted::new(invitation_id.uuid(), Event::Removed { tenant_id, invitation_id, reason: RemovalReason::Removed })])
 }
 

@@ -81,6 +81,11 @@ fn sent() -> Scenario {
     created_as(create()).by_system().when(INVITATION.uuid(), send(1)).then_types(&["invitation.sent"]).by(ADAM)
 }
 
+/// Sent, and then the tenant is cancelled.
+fn cancelled() -> Scenario {
+    sent().closed().given(TENANT.uuid(), crate::tenant::Event::Cancelled { tenant_id: TENANT, reason: None })
+}
+
 fn state(scenario: &Scenario) -> &State {
     match scenario.state(Kind::Invitation, INVITATION.uuid()) {
         Some(AnyState::Invitation(state)) => state,
@@ -305,6 +310,14 @@ fn an_invitation_is_taken_back() {
     let scenario = sent().when(INVITATION.uuid(), remove()).then(&[(INVITATION.uuid(), removed.into())]);
     assert!(!scenario.holds(&pending()));
     scenario.when(INVITATION.uuid(), remove()).then_nothing();
+}
+
+#[test]
+fn a_reactor_ends_what_is_pending_in_any_tenant_and_at_any_time_and_nothing_else() {
+    let scenario = cancelled().by_system().after(Duration::days(8)).when(INVITATION.uuid(), remove()).then_types(&["invitation.removed"]);
+    scenario.when(INVITATION.uuid(), remove()).then_nothing();
+    let expired = sent().by_system().after(Duration::days(8)).when(INVITATION.uuid(), expire(NOON + Duration::days(7)));
+    expired.then_types(&["invitation.expired"]).when(INVITATION.uuid(), remove()).then_nothing();
 }
 
 #[test]

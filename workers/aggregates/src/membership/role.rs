@@ -37,7 +37,7 @@ pub(super) fn told(command: &Command, about: &About, change: Option<Emitted>) ->
             Event::RevocationAttempted { tenant_id, user_id, role: *role, revoked_by: by, reason: reason.clone() },
             Event::RevocationSucceeded { tenant_id, user_id, role: *role, revoked_by: by, reason: reason.clone() },
         ],
-        Command::Add(_) | Command::Remove(_) => Vec::new(),
+        Command::Add(_) | Command::Remove(_) | Command::Suspend(_) | Command::Reactivate(_) => Vec::new(),
     };
     workflow.into_iter().map(|event| Emitted::new(user_id.uuid(), event)).chain(change).collect()
 }
@@ -58,7 +58,7 @@ pub(crate) fn refuse(command: &Command, reason: Reason, surroundings: &Surroundi
             Event::RevocationAttempted { tenant_id, user_id, role: *role, revoked_by: by, reason: stated.clone() },
             Event::RevocationFailed { tenant_id, user_id, role: *role, revoked_by: by, reason, stated_reason: stated.clone() },
         ),
-        Command::Add(_) | Command::Remove(_) => return Decision::refused(reason),
+        Command::Add(_) | Command::Remove(_) | Command::Suspend(_) | Command::Reactivate(_) => return Decision::refused(reason),
     };
     Decision { events: vec![Emitted::new(user_id.uuid(), attempted), Emitted::new(user_id.uuid(), failed)], answer: Answer::Refused(reason) }
 }

@@ -146,7 +146,10 @@ fn of_membership(event: membership::Event) -> Vec<Notice> {
             };
             vec![notice(effect, Audience::Address(email.to_string(), Some(user_id)), json!({}))]
         }
-        Event::AssignmentAttempted { .. }
+        // The home tenant's own event tells the person.
+        Event::Suspended { .. }
+        | Event::Reactivated { .. }
+        | Event::AssignmentAttempted { .. }
         | Event::AssignmentSucceeded { .. }
         | Event::AssignmentFailed { .. }
         | Event::RevocationAttempted { .. }

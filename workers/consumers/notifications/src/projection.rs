@@ -153,7 +153,9 @@ async fn follow_membership(transaction: &Transaction<'_>, envelope: &Envelope, e
                  WHERE excluded.active_seq > m.active_seq";
             run(transaction, statement, &[&tenant, &user_id.uuid(), &sequence]).await
         }
-        membership::Event::AssignmentAttempted { .. }
+        membership::Event::Suspended { .. }
+        | membership::Event::Reactivated { .. }
+        | membership::Event::AssignmentAttempted { .. }
         | membership::Event::AssignmentSucceeded { .. }
         | membership::Event::AssignmentFailed { .. }
         | membership::Event::RevocationAttempted { .. }

@@ -1,18 +1,20 @@
 //! Sends an invitation that was created to be sent: answers `invitation.created` with the command `invitation.send`. A repeat is harmless:
 //! the command's id follows from the event's, and a command is decided once.
 
-mod outcomes;
 mod reaction;
 
 use std::time::Duration;
 
 use runtime::{
     Config, Failure, Stop,
-    consume::{Durable, Event, Order, Start, consume},
+    consume::{
+        Durable, Event, Order, Start, consume,
+        react::{Reactor, Refused, UNTIL_DECIDED},
+    },
 };
 use subjects::stream;
 
-pub use reaction::{Reactor, command};
+pub use reaction::command;
 
 /// Delays before the second, third … try.
 const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), Duration::from_secs(30), Duration::from_secs(120)];
@@ -32,12 +34,18 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         order: Order::None,
         start: Start::All,
         ack_wait: Duration::from_secs(10),
-        max_deliver: 12,
+        max_deliver: UNTIL_DECIDED,
         max_ack_pending: 256,
         batch: 64,
         backoff: BACKOFF,
     };
-    let reactor = Reactor::connect(&config, &stop).await?;
-    let handler = async |events: &[Event]| -> Result<(), Failure> { reactor.react(events).await };
+    let reactor = Reactor::connect(&config, NAME, &stop).await?;
+    let answer = async |event: &Event| -> Result<(), Failure> {
+        let mut refused = Refused::default();
+        let command = command(&event.envelope)?;
+        reactor.give(event, command.as_slice(), &mut refused).await?;
+        refused.end()
+    };
+    let handler = async |events: &[Event]| -> Result<(), Failure> { reactor.each(events, &answer).await };
     Ok(consume(durable, &config, stop, handler).await?)
 }

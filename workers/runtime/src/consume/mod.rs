@@ -27,6 +27,7 @@ mod parked;
 mod progress;
 mod pull;
 mod queues;
+pub mod react;
 mod shared;
 mod sql;
 mod suspects;

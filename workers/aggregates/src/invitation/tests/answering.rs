@@ -62,8 +62,9 @@ fn accepting_is_refused_once_expired_whether_or_not_the_deadline_was_worked_off(
 }
 
 #[test]
-fn accepting_is_refused_while_the_tenant_is_suspended_or_full() {
+fn accepting_is_refused_while_the_tenant_is_suspended_cancelled_or_full() {
     sent().closed().by_link().when(INVITATION.uuid(), accept(1, None)).refused("invitation.accept", Reason::TenantNotActive);
+    cancelled().by_link().when(INVITATION.uuid(), accept(1, None)).refused("invitation.accept", Reason::TenantNotActive);
     sent().full().by_link().when(INVITATION.uuid(), accept(1, None)).refused("invitation.accept", Reason::SeatLimit);
 }
 

@@ -9,9 +9,10 @@ use std::{
 use async_nats::Client;
 use deadpool_postgres::Pool;
 use futures_util::StreamExt;
-use runtime::{StartError, Stop, store::describe};
 use subjects::{CommandId, Outcome};
 use tokio::{sync::oneshot, time::timeout};
+
+use crate::{StartError, Stop, store::describe};
 
 /// How long the worker's answer is awaited before the table is looked at, and between looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -19,7 +20,7 @@ const LOOK: Duration = Duration::from_millis(500);
 type Waiting = Arc<Mutex<HashMap<CommandId, oneshot::Sender<Outcome>>>>;
 
 /// Waits for outcomes.
-pub(crate) struct Outcomes {
+pub(super) struct Outcomes {
     inbox: String,
     waiting: Waiting,
     pool: Pool,
@@ -27,7 +28,7 @@ pub(crate) struct Outcomes {
 
 impl Outcomes {
     /// Listens on an inbox until `stop`.
-    pub(crate) async fn listen(client: &Client, pool: Pool, stop: &Stop) -> Result<Self, StartError> {
+    pub(super) async fn listen(client: &Client, pool: Pool, stop: &Stop) -> Result<Self, StartError> {
         let inbox = client.new_inbox();
         let mut answers = client.subscribe(inbox.clone()).await.map_err(|error| StartError::Nats(error.to_string()))?;
         let waiting = Waiting::default();
@@ -51,19 +52,19 @@ impl Outcomes {
     }
 
     /// Where answers are to be sent.
-    pub(crate) fn inbox(&self) -> &str {
+    pub(super) fn inbox(&self) -> &str {
         &self.inbox
     }
 
     /// Begins to wait. Call it before the command is published.
-    pub(crate) fn expect(&self, command: CommandId) -> oneshot::Receiver<Outcome> {
+    pub(super) fn expect(&self, command: CommandId) -> oneshot::Receiver<Outcome> {
         let (sender, receiver) = oneshot::channel();
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).insert(command, sender);
         receiver
     }
 
     /// The outcome, if there is one within the limit.
-    pub(crate) async fn await_outcome(&self, command: CommandId, mut answer: oneshot::Receiver<Outcome>, limit: Duration) -> Option<Outcome> {
+    pub(super) async fn await_outcome(&self, command: CommandId, mut answer: oneshot::Receiver<Outcome>, limit: Duration) -> Option<Outcome> {
         let looking = async {
             loop {
                 if let Ok(told) = timeout(LOOK, &mut answer).await {
@@ -82,15 +83,22 @@ impl Outcomes {
     }
 
     /// Waits no more.
-    pub(crate) fn forget(&self, command: CommandId) {
+    pub(super) fn forget(&self, command: CommandId) {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).remove(&command);
     }
 
     /// What is kept about a command.
-    pub(crate) async fn stored(&self, command: CommandId) -> Result<Option<Outcome>, String> {
+    async fn stored(&self, command: CommandId) -> Result<Option<Outcome>, String> {
+        Ok(self.stored_of(&[command]).await?.remove(&command))
+    }
+
+    /// What is kept about several commands.
+    pub(super) async fn stored_of(&self, commands: &[CommandId]) -> Result<HashMap<CommandId, Outcome>, String> {
         let client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let row = client.query_opt("SELECT outcome::text FROM commands WHERE id = $1", &[&command.uuid()]).await.map_err(|error| describe(&error))?;
-        row.map(|row| serde_json::from_str(row.get(0)).map_err(|error| error.to_string())).transpose()
+        let ids: Vec<_> = commands.iter().map(|command| command.uuid()).collect();
+        let rows = client.query("SELECT outcome::text FROM commands WHERE id = ANY($1)", &[&ids]).await.map_err(|error| describe(&error))?;
+        let outcomes = rows.iter().map(|row| serde_json::from_str::<Outcome>(row.get(0)).map_err(|error| error.to_string()));
+        outcomes.map(|outcome| outcome.map(|outcome| (outcome.command_id, outcome))).collect()
     }
 }
 

@@ -1,0 +1,260 @@
+//! Answering events with commands: what reactors have in common.
+//!
+//! A reactor acts as `system` with the event as its authority. The command's id follows from the event's, so a redelivery repeats nothing:
+//! a command is decided once. What was decided already is how far an answer of many commands had come when its process ended.
+
+mod outcomes;
+
+use std::{collections::HashMap, time::Duration};
+
+use aggregates::Command;
+use async_nats::{HeaderMap, jetstream};
+use deadpool_postgres::Pool;
+use futures_util::{StreamExt, stream};
+use outcomes::Outcomes;
+use serde_json::value::to_raw_value;
+use subjects::{Actor, Authority, CommandMessage, Envelope, Outcome, Status, TenantId, derive, header};
+use time::OffsetDateTime;
+use tokio::{sync::Semaphore, time::timeout};
+use tokio_postgres::{Row, types::ToSql};
+use uuid::Uuid;
+
+use super::{Event, judge as judge_sql};
+use crate::{Config, Failure, StartError, Stop, failpoint, nats, store};
+
+/// How often a reactor's event is tried. A command has an outcome as soon as a worker is there for it, however long that takes, and what is
+/// at fault is refused and put aside at once: there is nothing to give up for.
+pub const UNTIL_DECIDED: u32 = u32::MAX;
+
+/// Gives commands and learns how they ended.
+pub struct Reactor {
+    context: jetstream::Context,
+    outcomes: Outcomes,
+    pool: Pool,
+    partitions: u16,
+    publish_timeout: Duration,
+    wait: Duration,
+    at_once: usize,
+    page: usize,
+    permits: Semaphore,
+}
+
+/// Commands the domain did not accept. They keep none of the others from being given; in the end the event is put aside for somebody.
+#[derive(Debug, Default)]
+pub struct Refused {
+    first: Option<String>,
+    more: usize,
+}
+
+impl Refused {
+    fn add(&mut self, outcome: &Outcome) {
+        match judge(outcome) {
+            Ok(()) => {}
+            Err(error) if self.first.is_none() => self.first = Some(error),
+            Err(_) => self.more += 1,
+        }
+    }
+
+    /// What there is to say to the loop when every command was given.
+    ///
+    /// # Errors
+    /// [`Failure::Poison`] when one was refused.
+    pub fn end(self) -> Result<(), Failure> {
+        match self.first {
+            None => Ok(()),
+            Some(first) if self.more == 0 => Err(Failure::poison(first)),
+            Some(first) => Err(Failure::poison(format!("{first}, and {} more", self.more))),
+        }
+    }
+}
+
+impl Reactor {
+    /// Connects as the consumer of this name, and listens for outcomes until `stop`.
+    ///
+    /// # Errors
+    /// An address that cannot be read.
+    pub async fn connect(config: &Config, name: &str, stop: &Stop) -> Result<Self, StartError> {
+        let client = nats::connect(config, &format!("{name} reactor"), &format!("_INBOX_{name}")).await?.client;
+        let pool = store::pool(config, &format!("chancery {name}"))?;
+        let outcomes = Outcomes::listen(&client, pool.clone(), stop).await?;
+        Ok(Self {
+            context: jetstream::new(client),
+            outcomes,
+            pool,
+            partitions: config.partitions,
+            publish_timeout: config.publish_timeout,
+            wait: config.wait,
+            at_once: config.reactions_at_once,
+            page: config.reaction_page,
+            permits: Semaphore::new(config.reactions_at_once),
+        })
+    }
+
+    /// Reads rows with the rights of the consumer's role.
+    ///
+    /// # Errors
+    /// The database is away, or refuses.
+    pub async fn rows(&self, sql: &str, parameters: &[&(dyn ToSql + Sync)]) -> Result<Vec<Row>, Failure> {
+        let client = self.pool.get().await.map_err(Failure::outage)?;
+        let statement = client.prepare_cached(sql).await.map_err(|error| judge_sql(&error))?;
+        client.query(&statement, parameters).await.map_err(|error| judge_sql(&error))
+    }
+
+    /// Rows to read at once for commands that are given together.
+    pub fn page(&self) -> i64 {
+        i64::try_from(self.page).unwrap_or(i64::MAX)
+    }
+
+    /// Answers these events with a function, several at once.
+    ///
+    /// # Errors
+    /// The worst of what happened: something is away, an outcome is not known in time, a command was refused.
+    pub async fn each<F>(&self, events: &[Event], answer: F) -> Result<(), Failure>
+    where
+        F: AsyncFn(&Event) -> Result<(), Failure>,
+    {
+        let answers: Vec<_> = events.iter().map(|event| answer(event)).collect();
+        worst(stream::iter(answers).buffer_unordered(self.at_once).collect().await)
+    }
+
+    /// Gives commands because of an event, several at once, and waits until all are decided. Those that were refused are added to `refused`.
+    ///
+    /// # Errors
+    /// Something is away, or an outcome is not known in time. The same commands again are harmless.
+    pub async fn give(&self, cause: &Event, commands: &[CommandMessage], refused: &mut Refused) -> Result<(), Failure> {
+        let mut known = HashMap::new();
+        // On a later delivery they may have been decided long ago.
+        if cause.delivered > 1 && !commands.is_empty() {
+            let ids: Vec<_> = commands.iter().map(|command| command.id).collect();
+            known = self.outcomes.stored_of(&ids).await.map_err(Failure::outage)?;
+        }
+        known.values().for_each(|outcome| refused.add(outcome));
+        let giving: Vec<_> =
+            commands.iter().filter(|command| !known.contains_key(&command.id)).map(|command| self.give_one(cause, command)).collect();
+        let given: Vec<Result<Outcome, Failure>> = stream::iter(giving).buffer_unordered(self.at_once).collect().await;
+        worst(given.into_iter().map(|outcome| outcome.map(|outcome| refused.add(&outcome))).collect())
+    }
+
+    async fn give_one(&self, cause: &Event, command: &CommandMessage) -> Result<Outcome, Failure> {
+        let _permit = self.permits.acquire().await.map_err(Failure::outage)?;
+        let answer = self.outcomes.expect(command.id);
+        if let Err(failure) = self.publish(cause, command).await {
+            self.outcomes.forget(command.id);
+            return Err(failure);
+        }
+        let outcome = self.outcomes.await_outcome(command.id, answer, self.wait).await;
+        let outcome = outcome.ok_or_else(|| Failure::retry("no outcome in time"))?;
+        failpoint::hit("reaction_decided");
+        Ok(outcome)
+    }
+
+    async fn publish(&self, cause: &Event, command: &CommandMessage) -> Result<(), Failure> {
+        let mut headers = HeaderMap::new();
+        headers.insert(header::MESSAGE_ID, command.id.to_string());
+        headers.insert(header::REPLY, self.outcomes.inbox());
+        headers.insert(header::CONTENT_TYPE, header::JSON);
+        for name in [header::TRACEPARENT, header::TRACESTATE] {
+            if let Some(value) = cause.header(name) {
+                headers.insert(name, value);
+            }
+        }
+        let known = Command::parse(&command.command_type, command.data.get()).map_err(Failure::poison)?;
+        let partition = subjects::partition(&command.tenant_id.to_string(), self.partitions);
+        let subject = subjects::command(partition, command.tenant_id, known.kind(), known.name());
+        let body = serde_json::to_vec(command).map_err(Failure::poison)?;
+        let published = async {
+            let ack = self.context.publish_with_headers(subject, headers, body.into()).await.map_err(Failure::outage)?;
+            ack.await.map_err(Failure::outage)
+        };
+        timeout(self.publish_timeout, published).await.map_err(|_| Failure::outage("no PubAck in time"))?.map(|_| ())
+    }
+}
+
+/// The command that answers an event, to an aggregate of any tenant. `role` names the reactor, and tells the commands apart that answer one
+/// event: the same event and role are the same command.
+///
+/// # Errors
+/// Data without JSON.
+pub fn command(cause: &Envelope, role: &str, tenant: TenantId, target: Uuid, command: impl Into<Command>) -> Result<CommandMessage, Failure> {
+    let command = command.into();
+    Ok(CommandMessage {
+        id: derive(cause.id.uuid(), role),
+        command_type: command.command_type(),
+        tenant_id: tenant,
+        aggregate_id: command.kind().id(target),
+        actor: Actor::System,
+        authority: Authority::System,
+        timestamp: OffsetDateTime::now_utc(),
+        correlation_id: cause.correlation_id.clone(),
+        causation_id: Some(cause.id),
+        if_match: None,
+        fingerprint: None,
+        keyed: false,
+        ip_address: None,
+        user_agent: None,
+        data: to_raw_value(&command).map_err(Failure::poison)?,
+    })
+}
+
+/// What an outcome means. "So already" is a success of the command; whatever is refused needs somebody.
+fn judge(outcome: &Outcome) -> Result<(), String> {
+    let code = outcome.code.as_deref().unwrap_or("no code");
+    match outcome.status {
+        Status::Succeeded => Ok(()),
+        Status::Refused => Err(format!("{} was refused: {code}", outcome.command)),
+        Status::Failed => Err(format!("{} could not be processed", outcome.command)),
+    }
+}
+
+/// What is to be waited for comes before what is to be tried again, and that before what is lost: nothing is given up for its neighbour.
+fn worst(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
+    let rank = |failure: &Failure| match failure {
+        Failure::Outage(_) => 0,
+        Failure::Retry(_) => 1,
+        Failure::Poison(_) => 2,
+    };
+    results.into_iter().filter_map(Result::err).min_by_key(rank).map_or(Ok(()), Err)
+}
+
+#[cfg(test)]
+mod tests {
+    use subjects::CommandId;
+
+    use super::*;
+
+    fn outcome(status: Status, code: Option<&str>) -> Outcome {
+        Outcome {
+            command_id: CommandId::new(Uuid::from_u128(1)),
+            command: "invitation.send".into(),
+            tenant_id: TenantId::new(Uuid::from_u128(2)),
+            aggregate_id: "inv".into(),
+            status,
+            code: code.map(str::to_owned),
+            version: None,
+            sequence: None,
+            events: Vec::new(),
+            fingerprint: None,
+            actor: Actor::System,
+        }
+    }
+
+    #[test]
+    fn a_refusal_needs_somebody() {
+        let mut refused = Refused::default();
+        refused.add(&outcome(Status::Succeeded, None));
+        assert!(refused.end().is_ok());
+        let mut refused = Refused::default();
+        refused.add(&outcome(Status::Refused, Some("tenant_not_active")));
+        refused.add(&outcome(Status::Succeeded, None));
+        refused.add(&outcome(Status::Failed, None));
+        let error = refused.end().map_err(|failure| (matches!(failure, Failure::Poison(_)), failure.to_string()));
+        assert_eq!(error, Err((true, "invitation.send was refused: tenant_not_active, and 1 more".into())));
+    }
+
+    #[test]
+    fn what_may_pass_comes_before_what_is_lost() {
+        let failures = || vec![Err(Failure::poison("a")), Ok(()), Err(Failure::retry("b")), Err(Failure::outage("c"))];
+        assert_eq!(worst(failures()).map_err(|failure| failure.to_string()), Err("c".into()));
+        assert_eq!(worst(vec![Err(Failure::poison("a")), Err(Failure::retry("b"))]).map_err(|failure| failure.to_string()), Err("b".into()));
+    }
+}
