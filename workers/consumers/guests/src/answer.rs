@@ -87,11 +87,15 @@ pub(crate) async fn answer(reactor: &Reactor, event: &Event) -> Result<(), Failu
     let envelope = &event.envelope;
     let user: UserId = envelope.aggregate_id.parse().map_err(Failure::poison)?;
     if envelope.event_type == "tenant.member_joined" {
-        // Nobody becomes a guest without an invitation.
-        if envelope.data.get("invitationId").is_some() { joined(reactor, event, user).await } else { Ok(()) }
+        if may_be_a_guest(envelope) { joined(reactor, event, user).await } else { Ok(()) }
     } else {
         repeat(reactor, event, user).await
     }
+}
+
+/// Nobody becomes a guest but by an invitation, or as the owner that a tenant is founded with: by its second or third event.
+fn may_be_a_guest(joined: &Envelope) -> bool {
+    joined.data.get("invitationId").is_some() || joined.sequence <= 3
 }
 
 /// In every other tenant, page by page. What was decided before the process ended, or before the call took too long, is not given again.
@@ -141,6 +145,13 @@ mod tests {
             "correlationId": "c", "causationId": "cmd_00000000-0000-7000-8000-000000000003", "data": {}
         }))
         .unwrap()
+    }
+
+    #[test]
+    fn who_founds_a_tenant_or_was_invited_may_be_a_guest_and_nobody_else() {
+        let joined = |sequence, data| may_be_a_guest(&Envelope { sequence, data, ..envelope() });
+        assert!(joined(2, json!({})) && joined(9, json!({ "invitationId": "inv_1" })));
+        assert!(!joined(4, json!({})));
     }
 
     fn command(guest: Guest) -> CommandMessage {
