@@ -12,7 +12,7 @@ use std::{
 use serde_json::Value;
 
 /// Which of our crates a crate may depend on. A new crate fails until it has a line here.
-const ARROWS: [(&str, &[&str]); 11] = [
+const ARROWS: [(&str, &[&str]); 12] = [
     ("subjects", &[]),
     ("aggregates", &["subjects"]),
     ("runtime", &["aggregates", "subjects"]),
@@ -23,9 +23,22 @@ const ARROWS: [(&str, &[&str]); 11] = [
     ("onboarding", &["runtime", "aggregates", "subjects"]),
     ("guests", &["runtime", "aggregates", "subjects"]),
     ("withdrawals", &["runtime", "aggregates", "subjects"]),
+    ("authz-cache", &["runtime", "aggregates", "subjects"]),
     (
         "chancery",
-        &["command-gateway", "logging", "audit", "notifications", "onboarding", "guests", "withdrawals", "runtime", "aggregates", "subjects"],
+        &[
+            "command-gateway",
+            "logging",
+            "audit",
+            "notifications",
+            "onboarding",
+            "guests",
+            "withdrawals",
+            "authz-cache",
+            "runtime",
+            "aggregates",
+            "subjects",
+        ],
     ),
 ];
 

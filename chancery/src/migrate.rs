@@ -11,7 +11,7 @@ mod list {
 }
 
 /// The database roles of the processes: one for each, with only the rights that its migrations grant.
-pub const ROLES: [&str; 8] = [
+pub const ROLES: [&str; 9] = [
     "chancery_gateway",
     "chancery_worker",
     "chancery_logging",
@@ -20,6 +20,7 @@ pub const ROLES: [&str; 8] = [
     "chancery_onboarding",
     "chancery_guests",
     "chancery_withdrawals",
+    "chancery_authz_cache",
 ];
 
 /// The key of the advisory lock that lets one migration run at a time in a database.

@@ -42,11 +42,13 @@ pub enum Consumer {
     Guests,
     /// Ends pending invitations of cancelled tenants and to deleted users.
     Withdrawals,
+    /// Drops what gateways remember of rights that changed.
+    AuthzCache,
 }
 
 impl Consumer {
     /// All of them, in the order in which they are shown.
-    pub const ALL: [Self; 6] = [Self::Logging, Self::Audit, Self::Notifications, Self::Onboarding, Self::Guests, Self::Withdrawals];
+    pub const ALL: [Self; 7] = [Self::Logging, Self::Audit, Self::Notifications, Self::Onboarding, Self::Guests, Self::Withdrawals, Self::AuthzCache];
 
     /// Its name on the command line and in subjects.
     pub fn name(self) -> &'static str {
@@ -57,6 +59,7 @@ impl Consumer {
             Self::Onboarding => onboarding::NAME,
             Self::Guests => guests::NAME,
             Self::Withdrawals => withdrawals::NAME,
+            Self::AuthzCache => authz_cache::NAME,
         }
     }
 }
@@ -82,6 +85,7 @@ impl Role {
             Self::Consumer(Consumer::Onboarding) => "chancery_onboarding",
             Self::Consumer(Consumer::Guests) => "chancery_guests",
             Self::Consumer(Consumer::Withdrawals) => "chancery_withdrawals",
+            Self::Consumer(Consumer::AuthzCache) => "chancery_authz_cache",
         }
     }
 
@@ -112,6 +116,7 @@ impl Role {
             Self::Consumer(Consumer::Onboarding) => onboarding::run(config, stop).await,
             Self::Consumer(Consumer::Guests) => guests::run(config, stop).await,
             Self::Consumer(Consumer::Withdrawals) => withdrawals::run(config, stop).await,
+            Self::Consumer(Consumer::AuthzCache) => authz_cache::run(config, stop).await,
         }
     }
 }
@@ -207,7 +212,7 @@ mod tests {
         assert_eq!(Consumer::ALL.map(Consumer::name).into_iter().collect::<BTreeSet<_>>().len(), Consumer::ALL.len());
         for consumer in Consumer::ALL {
             assert_eq!(consumer.to_possible_value().map(|value| value.get_name().to_owned()).as_deref(), Some(consumer.name()));
-            assert_eq!(Role::Consumer(consumer).database_role(), format!("chancery_{}", consumer.name()));
+            assert_eq!(Role::Consumer(consumer).database_role(), format!("chancery_{}", consumer.name().replace('-', "_")));
         }
     }
 }

@@ -39,7 +39,7 @@ pub(crate) struct Parts {
     /// Reads and mints access tokens.
     pub(crate) tokens: Tokens,
     /// What members may.
-    pub(crate) standings: Standings,
+    pub(crate) standings: Arc<Standings>,
     /// The database.
     pub(crate) store: Store,
     /// Sends commands.
@@ -86,16 +86,17 @@ impl Gateway {
         let fingerprints = keyed(&config.fingerprint_key, "CHANCERY_FINGERPRINT_KEY")?;
         let store = Store::new(&config).map_err(|error| StartError::Unusable("DATABASE_URL", error.to_string()))?;
         let waiting = Waiting::new();
+        let metrics = Metrics::new().map_err(|error| StartError::Unusable("metrics", error.to_string()))?;
         Ok(Self(Arc::new(Parts {
             tokens,
-            standings: Standings::new(store.clone()),
+            standings: Arc::new(Standings::new(store.clone(), &config, metrics.lookups.clone())),
             commands: Commands::new(&config, client, waiting.clone(), fingerprints),
             store,
             waiting,
             links,
             limits: Limits::new(&config),
             in_flight: Semaphore::new(config.in_flight),
-            metrics: Metrics::new().map_err(|error| StartError::Unusable("metrics", error.to_string()))?,
+            metrics,
             health: Health::new(stop),
             telemetry: Telemetry { spans: config.otlp_endpoint.is_some() },
             config,

@@ -181,13 +181,13 @@ impl FromRequestParts<Gateway> for Access {
 async fn enter(gateway: &Gateway, policy: &Policy, caller: &Caller, tenant: TenantId, path: &Path) -> Result<(), Problem> {
     let purpose = if policy.does == Does::Query { Purpose::Query } else { Purpose::Command };
     let home = caller.tenant == Some(tenant);
-    let standing = async |user: UserId| gateway.standings.of(tenant, user, purpose).await;
     let least = match policy.least {
         Least::Role(role) => Some(role),
         Least::SelfOr(role) => (caller.user() != path.id("u").ok()).then_some(role),
         Least::Operator => None,
         Least::Public | Least::Caller | Least::Own | Least::Aggregate => None,
     };
+    let standing = async |user: UserId| gateway.standings.reaching(tenant, user, least, purpose).await;
     let role: Option<Role> = match (home, caller.user()) {
         // Nothing but the tenant is asked for, and the token names it.
         (true, _) if least.is_none() => None,

@@ -46,7 +46,8 @@ pub async fn run(config: runtime::Config, stop: runtime::Stop) -> Result<(), Box
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .map_err(|error| StartError::Unusable("CHANCERY_LISTEN", format!("{}: {error}", config.listen)))?;
-    let client = runtime::nats::connect(&config, "gateway", submit::INBOX).await?.client;
+    let connection = runtime::nats::connect(&config, "gateway", submit::INBOX).await?;
+    let client = connection.client.clone();
     let drain = config.drain;
     let gateway = Gateway::new(config, client.clone(), stop.clone())?;
     let background = [
@@ -63,6 +64,7 @@ pub async fn run(config: runtime::Config, stop: runtime::Stop) -> Result<(), Box
             let gateway = gateway.clone();
             async move { gateway.limits.tidy().await }
         }),
+        tokio::spawn(access::watch(gateway.standings.clone(), connection)),
     ];
     tracing::info!(address = %listener.local_addr()?, "listening");
     server::serve(listener, route::router(gateway.clone()), gateway.metrics.connections.clone(), drain, &stop).await;

@@ -12,11 +12,22 @@ use crate::policy::Policy;
 /// Upper bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 
+/// Where the standing of a caller was looked up.
+#[derive(Clone)]
+pub(crate) struct Lookups {
+    /// In what gateways remember together.
+    pub(crate) remembered: GenericCounter<AtomicU64>,
+    /// In PostgreSQL.
+    pub(crate) asked: GenericCounter<AtomicU64>,
+}
+
 /// The gateway's own metrics, in the process's registry.
 #[derive(Clone)]
 pub(crate) struct Metrics {
     requests: IntCounterVec,
     latency: HistogramVec,
+    /// Lookups of callers' standings.
+    pub(crate) lookups: Lookups,
     /// Requests being worked on.
     pub(crate) in_flight: IntGauge,
     /// Connections that are open.
@@ -29,7 +40,9 @@ impl Metrics {
     /// # Errors
     /// The process has others of the same name.
     pub(crate) fn new() -> prometheus::Result<Self> {
+        let lookups = IntCounterVec::new(Opts::new("chancery_authz_lookups_total", "Lookups of what a caller may."), &["from"])?;
         let metrics = Self {
+            lookups: Lookups { remembered: lookups.with_label_values(&["memory"]), asked: lookups.with_label_values(&["postgres"]) },
             requests: IntCounterVec::new(Opts::new("chancery_http_requests_total", "Requests answered."), &["method", "route", "status"])?,
             latency: HistogramVec::new(
                 HistogramOpts::new("chancery_http_request_duration_seconds", "Time to the answer.").buckets(BUCKETS.to_vec()),
@@ -42,6 +55,7 @@ impl Metrics {
         for collector in [
             Box::new(metrics.requests.clone()) as Box<dyn prometheus::core::Collector>,
             Box::new(metrics.latency.clone()),
+            Box::new(lookups),
             Box::new(metrics.in_flight.clone()),
             Box::new(metrics.connections.clone()),
         ] {

@@ -2,6 +2,7 @@
 //!
 //! The names are Chancery's contract with clients and independent consumers. Nothing else in the workspace spells a subject.
 
+pub mod authz;
 mod command;
 mod event;
 pub mod header;

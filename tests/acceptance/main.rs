@@ -4,6 +4,7 @@
 
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that meets the unexpected must fail at once")]
 
+mod authorisation;
 mod consumers;
 mod harness;
 mod harness_itself;

@@ -26,7 +26,7 @@ pub(super) fn endpoints() -> Vec<Endpoint> {
 async fn sight(gateway: &Gateway, caller: &Caller) -> Result<Sight, Problem> {
     let own = Sight { actor: Some(caller.actor), operator: caller.operator, tenant: None };
     let (Some(tenant), Some(user)) = (caller.tenant, caller.user()) else { return Ok(own) };
-    let standing = gateway.standings.of(tenant, user, Purpose::Query).await?;
+    let standing = gateway.standings.reaching(tenant, user, Some(subjects::Role::Admin), Purpose::Query).await?;
     let admin = standing.and_then(|standing| standing.role).is_some_and(|role| role >= subjects::Role::Admin);
     Ok(Sight { tenant: admin.then_some(tenant), ..own })
 }

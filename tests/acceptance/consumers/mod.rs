@@ -24,15 +24,15 @@ use subjects::{InvitationId, TenantId, UserId, stream as names};
 use crate::harness::{Stack, wait_until};
 
 /// A tenant with its owner.
-struct Tenant {
-    id: String,
+pub(crate) struct Tenant {
+    pub(crate) id: String,
     owner: String,
     /// The owner's address.
     email: String,
 }
 
 impl Tenant {
-    fn path(&self, rest: &str) -> String {
+    pub(crate) fn path(&self, rest: &str) -> String {
         format!("/v1/tenants/{}{rest}", self.id)
     }
 
@@ -48,11 +48,11 @@ fn fresh(what: &str) -> String {
 }
 
 /// An address nobody has.
-fn address(what: &str) -> String {
+pub(crate) fn address(what: &str) -> String {
     format!("{}@example.com", fresh(what))
 }
 
-async fn tenant(stack: &Stack) -> Tenant {
+pub(crate) async fn tenant(stack: &Stack) -> Tenant {
     let slug = fresh("c");
     let email = format!("{slug}@example.com");
     let body = json!({ "slug": slug, "name": "Acme & Sons", "plan": "enterprise", "owner": { "email": email, "fullName": "Own Er" } });

@@ -54,7 +54,7 @@ pub struct EventEntry {
 pub const COMMON_REFUSALS: [Reason; 3] = [Reason::NotFound, Reason::Forbidden, Reason::VersionConflict];
 
 /// The consumers of ours that exist.
-pub const CONSUMERS: [&str; 6] = ["logging", "audit", "notifications", "onboarding", "guests", "withdrawals"];
+pub const CONSUMERS: [&str; 7] = ["logging", "audit", "notifications", "onboarding", "guests", "withdrawals", "authz-cache"];
 
 /// The command of this kind and name.
 pub fn command(kind: Kind, name: &str) -> Option<&'static CommandEntry> {
@@ -162,14 +162,18 @@ pub const COMMANDS: &[CommandEntry] = &[
 const ALL: &[&str] = &["logging", "audit"];
 /// Somebody is told by mail, or the notifier must know it to tell somebody.
 const NOTIFY: &[&str] = &["logging", "audit", "notifications"];
+/// What somebody may can have changed: what gateways remember is dropped.
+const RIGHTS: &[&str] = &["logging", "audit", "authz-cache"];
+/// Both of it.
+const RIGHTS_NOTIFY: &[&str] = &["logging", "audit", "notifications", "authz-cache"];
 /// A reactor answers it with a command.
 const REACT: &[&str] = &["logging", "audit", "onboarding"];
-/// What is to be repeated where the user is a guest.
-const GUESTS: &[&str] = &["logging", "audit", "notifications", "guests"];
-/// What ends pending invitations.
-const WITHDRAW: &[&str] = &["logging", "audit", "notifications", "withdrawals"];
+/// What is to be repeated where the user is a guest. It changes what somebody may, too.
+const GUESTS: &[&str] = &["logging", "audit", "notifications", "guests", "authz-cache"];
+/// What ends pending invitations. It changes what somebody may, too.
+const WITHDRAW: &[&str] = &["logging", "audit", "notifications", "withdrawals", "authz-cache"];
 /// Both.
-const GUESTS_AND_WITHDRAW: &[&str] = &["logging", "audit", "notifications", "guests", "withdrawals"];
+const GUESTS_AND_WITHDRAW: &[&str] = &["logging", "audit", "notifications", "guests", "withdrawals", "authz-cache"];
 
 const fn e(
     kind: Kind,
@@ -185,8 +189,8 @@ const fn e(
 pub const EVENTS: &[EventEntry] = &[
     e(Kind::Tenant, "tenant.created", "TENANT_CREATED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.updated", "TENANT_UPDATED", &[], NOTIFY),
-    e(Kind::Tenant, "tenant.activated", "TENANT_ACTIVATED", &[], NOTIFY),
-    e(Kind::Tenant, "tenant.suspended", "TENANT_SUSPENDED", &[], NOTIFY),
+    e(Kind::Tenant, "tenant.activated", "TENANT_ACTIVATED", &[], RIGHTS_NOTIFY),
+    e(Kind::Tenant, "tenant.suspended", "TENANT_SUSPENDED", &[], RIGHTS_NOTIFY),
     e(Kind::Tenant, "tenant.cancelled", "TENANT_CANCELLED", &[], WITHDRAW),
     e(Kind::Tenant, "tenant.plan_upgraded", "TENANT_PLAN_UPGRADED", &[], NOTIFY),
     e(Kind::Tenant, "tenant.sso_configured", "TENANT_SSO_CONFIGURED", &[], NOTIFY),
@@ -198,15 +202,15 @@ pub const EVENTS: &[EventEntry] = &[
     e(Kind::User, "user.reactivated", "USER_REACTIVATED", &[], GUESTS),
     e(Kind::User, "user.deleted", "USER_DELETED", &[], GUESTS_AND_WITHDRAW),
     e(Kind::Membership, "tenant.member_joined", "TENANT_MEMBER_JOINED", &["/email"], GUESTS),
-    e(Kind::Membership, "tenant.member_role_changed", "TENANT_MEMBER_ROLE_CHANGED", &[], NOTIFY),
-    e(Kind::Membership, "tenant.member_removed", "TENANT_MEMBER_REMOVED", &["/email"], NOTIFY),
-    e(Kind::Membership, "tenant.member_suspended", "TENANT_MEMBER_SUSPENDED", &[], ALL),
-    e(Kind::Membership, "tenant.member_reactivated", "TENANT_MEMBER_REACTIVATED", &[], ALL),
+    e(Kind::Membership, "tenant.member_role_changed", "TENANT_MEMBER_ROLE_CHANGED", &[], RIGHTS_NOTIFY),
+    e(Kind::Membership, "tenant.member_removed", "TENANT_MEMBER_REMOVED", &["/email"], RIGHTS_NOTIFY),
+    e(Kind::Membership, "tenant.member_suspended", "TENANT_MEMBER_SUSPENDED", &[], RIGHTS),
+    e(Kind::Membership, "tenant.member_reactivated", "TENANT_MEMBER_REACTIVATED", &[], RIGHTS),
     e(Kind::Membership, "role.assignment_attempted", "ROLE_ASSIGNMENT_ATTEMPTED", &[], ALL),
-    e(Kind::Membership, "role.assignment_succeeded", "ROLE_ASSIGNED", &[], ALL),
+    e(Kind::Membership, "role.assignment_succeeded", "ROLE_ASSIGNED", &[], RIGHTS),
     e(Kind::Membership, "role.assignment_failed", "ROLE_ASSIGNMENT_FAILED", &[], ALL),
     e(Kind::Membership, "role.revocation_attempted", "ROLE_REVOCATION_ATTEMPTED", &[], ALL),
-    e(Kind::Membership, "role.revocation_succeeded", "ROLE_REVOKED", &[], ALL),
+    e(Kind::Membership, "role.revocation_succeeded", "ROLE_REVOKED", &[], RIGHTS),
     e(Kind::Membership, "role.revocation_failed", "ROLE_REVOCATION_FAILED", &[], ALL),
     e(Kind::Invitation, "invitation.created", "INVITATION_CREATED", &["/email", "/attributes"], REACT),
     e(Kind::Invitation, "invitation.sent", "INVITATION_SENT", &["/email"], NOTIFY),

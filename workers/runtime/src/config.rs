@@ -50,6 +50,15 @@ pub struct Config {
     pub events_max_age: Duration,
     /// `CHANCERY_DEADLETTERS_MAX_BYTES`: size of the dead-letter stream. Default 256 MiB.
     pub deadletters_max_bytes: i64,
+    /// `CHANCERY_AUTHZ_AGE_S`: how long what a member may is remembered at most, by the bucket and by gateways; 300 at most. Default 300.
+    pub authz_age: Duration,
+    /// `CHANCERY_AUTHZ_MAX_BYTES`: size at which the bucket `authz` refuses more; gateways then ask PostgreSQL. Default 64 MiB.
+    pub authz_max_bytes: i64,
+    /// `CHANCERY_AUTHZ_REMEMBERED`: members whose standing a gateway remembers at most. Default 100000.
+    pub authz_remembered: u64,
+    /// `CHANCERY_AUTHZ_BEAT_MS`: how often the consumer `authz-cache` says that everything is dropped; a gateway that misses two of them
+    /// and a half believes only PostgreSQL. The same everywhere. Default 200.
+    pub authz_beat: Duration,
     /// `CHANCERY_PUBLISH_TIMEOUT_MS`: how long one publish may wait for its PubAck before it counts as unknown. Default 5000.
     pub publish_timeout: Duration,
     /// `CHANCERY_DRAIN_MS`: how long a role may take to finish its work after SIGTERM. Default 10000.
@@ -280,6 +289,10 @@ impl Config {
             events_max_bytes: env.parsed("CHANCERY_EVENTS_MAX_BYTES", BYTES, -1)?,
             events_max_age: Duration::from_secs(env.parsed("CHANCERY_EVENTS_MAX_AGE_S", SECONDS, 0)?),
             deadletters_max_bytes: env.parsed("CHANCERY_DEADLETTERS_MAX_BYTES", BYTES, 256 << 20)?,
+            authz_age: Duration::from_secs(env.at_least("CHANCERY_AUTHZ_AGE_S", "a number of seconds from 1 to 300", 1, 300)?.min(300)),
+            authz_max_bytes: env.at_least("CHANCERY_AUTHZ_MAX_BYTES", BYTES, 1, 64 << 20)?,
+            authz_remembered: env.at_least("CHANCERY_AUTHZ_REMEMBERED", COUNT, 1, 100_000)?,
+            authz_beat: env.millis("CHANCERY_AUTHZ_BEAT_MS", 200)?,
             publish_timeout: env.millis("CHANCERY_PUBLISH_TIMEOUT_MS", 5_000)?,
             drain: env.millis("CHANCERY_DRAIN_MS", 10_000)?,
             worker_name: env.text("CHANCERY_WORKER_ID").unwrap_or_else(|| std::process::id().to_string()),

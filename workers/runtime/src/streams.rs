@@ -1,4 +1,4 @@
-//! The three streams, every setting spelled out; created when missing, verified and never silently changed when they exist.
+//! The three streams, and the one behind the bucket `authz`, every setting spelled out; created when missing, verified and never silently changed when they exist.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -7,7 +7,7 @@ use async_nats::jetstream::{
     context::CreateStreamErrorKind,
     stream::{self, Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
 };
-use subjects::stream as names;
+use subjects::{authz, stream as names};
 
 use crate::{Config, error::StartError};
 
@@ -34,8 +34,8 @@ fn base(config: &Config, name: &str, subjects: &[&str]) -> StreamConfig {
     }
 }
 
-/// The settings of the three streams.
-pub fn wanted(config: &Config) -> [StreamConfig; 3] {
+/// The settings of the streams.
+pub fn wanted(config: &Config) -> [StreamConfig; 4] {
     let commands = StreamConfig {
         max_bytes: config.commands_max_bytes,
         // An accepted command may never expire; the janitor purges what is decided.
@@ -61,7 +61,31 @@ pub fn wanted(config: &Config) -> [StreamConfig; 3] {
         deny_purge: false,
         ..base(config, names::DEADLETTERS, &names::DEADLETTERS_SUBJECTS)
     };
-    [commands, events, deadletters]
+    [commands, events, deadletters, authz_bucket(config)]
+}
+
+/// The stream behind the bucket of what members may: the last message of each key, as key-value buckets are. On file, because a restart
+/// must not forget what was dropped. Full, it refuses: then nothing can be dropped either, the beat stops, and gateways ask PostgreSQL.
+fn authz_bucket(config: &Config) -> StreamConfig {
+    StreamConfig {
+        max_bytes: config.authz_max_bytes,
+        max_age: config.authz_age,
+        max_messages_per_subject: 1,
+        max_message_size: 1 << 10,
+        duplicate_window: config.authz_age.min(Duration::from_secs(120)),
+        allow_rollup: true,
+        deny_delete: true,
+        deny_purge: false,
+        ..base(config, authz::STREAM, &authz::SUBJECTS)
+    }
+}
+
+/// Creates the bucket of what members may when it is missing.
+///
+/// # Errors
+/// Those of [`ensure`].
+pub async fn ensure_authz(config: &Config, client: &async_nats::Client) -> Result<bool, StartError> {
+    ensure_one(&jetstream::new(client.clone()), authz_bucket(config)).await
 }
 
 /// Creates what is missing and verifies what is there. Returns how many streams were created.
@@ -76,22 +100,27 @@ pub async fn ensure(config: &Config, client: &async_nats::Client) -> Result<usiz
     }
     let mut created = 0;
     for wanted in wanted(config) {
-        match context.get_stream(&wanted.name).await {
-            Ok(found) => verify(&wanted, &found.cached_info().config)?,
-            Err(error) if is_missing(&error) => match context.create_stream(wanted.clone()).await {
-                Ok(_) => created += 1,
-                // Another process was faster: then its stream must be ours.
-                Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(_)) => {
-                    let found =
-                        context.get_stream(&wanted.name).await.map_err(|_| StartError::Nats(format!("cannot create {}: {error}", wanted.name)))?;
-                    verify(&wanted, &found.cached_info().config)?;
-                }
-                Err(error) => return Err(StartError::Nats(format!("cannot create {}: {error}", wanted.name))),
-            },
-            Err(error) => return Err(StartError::Nats(format!("cannot look at {}: {error}", wanted.name))),
-        }
+        created += usize::from(ensure_one(&context, wanted).await?);
     }
     Ok(created)
+}
+
+/// True when it had to be created.
+async fn ensure_one(context: &jetstream::Context, wanted: StreamConfig) -> Result<bool, StartError> {
+    match context.get_stream(&wanted.name).await {
+        Ok(found) => verify(&wanted, &found.cached_info().config).map(|()| false),
+        Err(error) if is_missing(&error) => match context.create_stream(wanted.clone()).await {
+            Ok(_) => Ok(true),
+            // Another process was faster: then its stream must be ours.
+            Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(_)) => {
+                let found =
+                    context.get_stream(&wanted.name).await.map_err(|_| StartError::Nats(format!("cannot create {}: {error}", wanted.name)))?;
+                verify(&wanted, &found.cached_info().config).map(|()| false)
+            }
+            Err(error) => Err(StartError::Nats(format!("cannot create {}: {error}", wanted.name))),
+        },
+        Err(error) => Err(StartError::Nats(format!("cannot look at {}: {error}", wanted.name))),
+    }
 }
 
 fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
@@ -114,6 +143,7 @@ fn verify(wanted: &StreamConfig, found: &StreamConfig) -> Result<(), StartError>
     compare("max_age", format!("{:?}", wanted.max_age), format!("{:?}", found.max_age));
     compare("max_bytes", wanted.max_bytes.to_string(), found.max_bytes.to_string());
     compare("max_messages", wanted.max_messages.to_string(), found.max_messages.to_string());
+    compare("max_messages_per_subject", wanted.max_messages_per_subject.to_string(), found.max_messages_per_subject.to_string());
     compare("deny_delete", wanted.deny_delete.to_string(), found.deny_delete.to_string());
     compare("deny_purge", wanted.deny_purge.to_string(), found.deny_purge.to_string());
     compare("allow_atomic", wanted.allow_atomic_publish.to_string(), found.allow_atomic_publish.to_string());

@@ -1,0 +1,92 @@
+//! The beat: through the bucket itself, and so through everybody's watch, it says that what had to be dropped until a moment ago is
+//! dropped. Gateways believe their memory only while they hear it, so nobody needs to find out why it stopped: this process is gone,
+//! frozen or behind, the bucket is full, deleted or without a leader, a watch is broken or a connection half open.
+
+use async_nats::jetstream::consumer::Info;
+use runtime::{Config, Stop, streams};
+use subjects::authz::Key;
+use tokio::time::{MissedTickBehavior, interval, timeout};
+
+use crate::bucket::Bucket;
+
+/// Whether everything that was published a beat ago is handled.
+#[derive(Debug, Default)]
+struct Progress {
+    /// What had been delivered at the last look, if nothing was waiting behind it.
+    delivered: Option<u64>,
+}
+
+impl Progress {
+    fn is_up_to_date(&mut self, waiting: u64, unanswered: usize, delivered: u64, answered: u64) -> bool {
+        let before = std::mem::replace(&mut self.delivered, (waiting == 0).then_some(delivered));
+        waiting == 0 && unanswered == 0 || before.is_some_and(|delivered| answered >= delivered)
+    }
+
+    fn look(&mut self, info: &Info) -> bool {
+        self.is_up_to_date(info.num_pending, info.num_ack_pending, info.delivered.stream_sequence, info.ack_floor.stream_sequence)
+    }
+}
+
+/// Beats until `stop`. A bucket that is missing is created.
+pub(crate) async fn go_on(bucket: Bucket, config: Config, stop: Stop) {
+    let mut ticks = interval(config.authz_beat);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut progress = Progress::default();
+    let mut broken = false;
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = ticks.tick() => {}
+        }
+        let once = timeout(config.publish_timeout, beat(&bucket, &mut progress)).await;
+        if let Err(error) = once.unwrap_or_else(|_| Err("no answer in time".into())) {
+            if !broken {
+                tracing::warn!(%error, "no beat: gateways believe only PostgreSQL");
+            }
+            progress = Progress::default();
+            broken = true;
+            create_if_missing(&bucket, &config).await;
+        } else if broken {
+            tracing::info!("the beat goes on: gateways may remember");
+            broken = false;
+        }
+    }
+}
+
+/// One beat, unless something is still to be dropped.
+async fn beat(bucket: &Bucket, progress: &mut Progress) -> Result<(), String> {
+    if progress.look(&bucket.durable().await?) {
+        bucket.delete(Key::Beat).await.map(drop).map_err(|failure| failure.to_string())
+    } else {
+        tracing::debug!("no beat: events are waiting");
+        Ok(())
+    }
+}
+
+async fn create_if_missing(bucket: &Bucket, config: &Config) {
+    match timeout(config.publish_timeout, streams::ensure_authz(config, &bucket.client)).await {
+        Ok(Ok(true)) => tracing::warn!("the bucket of what members may was missing and is created"),
+        Ok(Ok(false)) | Err(_) => {}
+        Ok(Err(error)) => tracing::debug!(%error, "the bucket of what members may cannot be looked at"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn who_has_nothing_waiting_is_up_to_date() {
+        assert!(Progress::default().is_up_to_date(0, 0, 7, 7));
+    }
+
+    #[test]
+    fn what_was_delivered_a_beat_ago_must_be_answered() {
+        let mut progress = Progress::default();
+        assert!(!progress.is_up_to_date(0, 2, 9, 7), "nothing is known of the beat before");
+        assert!(!progress.is_up_to_date(0, 1, 12, 8), "9 is not answered");
+        assert!(!progress.is_up_to_date(3, 1, 14, 11), "12 is not answered");
+        assert!(!progress.is_up_to_date(0, 1, 20, 19), "something was waiting a beat ago, and nobody knows what");
+        assert!(progress.is_up_to_date(5, 5, 30, 20), "all of a beat ago is answered");
+    }
+}
