@@ -104,6 +104,16 @@ pub enum CommandState {
     Failed,
 }
 
+impl From<Status> for CommandState {
+    fn from(status: Status) -> Self {
+        match status {
+            Status::Succeeded => Self::Succeeded,
+            Status::Refused => Self::Refused,
+            Status::Failed => Self::Failed,
+        }
+    }
+}
+
 /// A command and its outcome.
 #[derive(Debug, Clone, Serialize, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]
@@ -155,11 +165,7 @@ impl CommandView {
             command_id: outcome.command_id.to_string(),
             command: Some(outcome.command.clone()),
             aggregate_id: Some(outcome.aggregate_id.clone()),
-            status: match outcome.status {
-                Status::Succeeded => CommandState::Succeeded,
-                Status::Refused => CommandState::Refused,
-                Status::Failed => CommandState::Failed,
-            },
+            status: outcome.status.into(),
             version: outcome.version.filter(|_| succeeded),
             sequence: outcome.sequence.filter(|_| succeeded),
             events: outcome.events.iter().map(|event| EventRef { id: event.id.to_string(), event_type: event.event_type.clone() }).collect(),

@@ -63,6 +63,11 @@ impl Caller {
         if self.operator { Authority::Operator } else { Authority::Member }
     }
 
+    /// Whether the token has ended meanwhile.
+    pub(crate) fn is_expired(&self) -> bool {
+        self.expires <= now()
+    }
+
     /// The person, if it is one.
     pub(crate) const fn user(&self) -> Option<UserId> {
         self.actor.user()

@@ -8,6 +8,7 @@ use tokio::sync::Semaphore;
 use crate::{
     access::Standings,
     auth::Tokens,
+    feed::Feeds,
     health::Health,
     limits::Limits,
     link::Keyed,
@@ -46,6 +47,10 @@ pub(crate) struct Parts {
     pub(crate) commands: Commands,
     /// Who waits for outcomes.
     pub(crate) waiting: Arc<Waiting>,
+    /// What event streams are fed with.
+    pub(crate) feeds: Arc<Feeds>,
+    /// JetStream, for what is looked up in its streams.
+    pub(crate) jetstream: async_nats::jetstream::Context,
     /// Derives the tokens of mailed links.
     pub(crate) links: Keyed,
     /// How often who may ask.
@@ -90,6 +95,8 @@ impl Gateway {
         Ok(Self(Arc::new(Parts {
             tokens,
             standings: Arc::new(Standings::new(store.clone(), &config, metrics.lookups.clone())),
+            jetstream: async_nats::jetstream::new(client.clone()),
+            feeds: Feeds::new(&config, client.clone(), metrics.streams.clone(), stop.clone()),
             commands: Commands::new(&config, client, waiting.clone(), fingerprints),
             store,
             waiting,

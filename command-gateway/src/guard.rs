@@ -206,6 +206,14 @@ async fn enter(gateway: &Gateway, policy: &Policy, caller: &Caller, tenant: Tena
     }
 }
 
+/// Whether who was let in may still use the route: for answers that last.
+///
+/// # Errors
+/// As if they came now.
+pub(crate) async fn may(gateway: &Gateway, policy: &Policy, access: &Access) -> Result<(), Problem> {
+    if access.caller.operator { Ok(()) } else { enter(gateway, policy, &access.caller, access.tenant, &access.path).await }
+}
+
 /// What is no route.
 pub(crate) async fn no_route(State(gateway): State<Gateway>) -> Problem {
     gateway.metrics.unmatched(404);

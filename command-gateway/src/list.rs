@@ -22,7 +22,7 @@ const PAGE_SIZE: (i64, i64) = (100, 20);
 /// The last page that is served: a database reads everything before it.
 const LAST_PAGE: i64 = 10_000;
 /// Items that are counted exactly.
-const COUNTED: i64 = 10_000;
+pub(crate) const COUNTED: i64 = 10_000;
 /// Filters on attributes at most.
 const ATTRIBUTES: usize = 8;
 
@@ -64,6 +64,19 @@ pub(crate) struct Listing {
 #[derive(Debug, Default)]
 pub(crate) struct Params(Vec<(String, String)>);
 
+impl Params {
+    /// The names and values, in the order in which they were given.
+    pub(crate) fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
+    }
+
+    /// Parameters as they would be given.
+    #[cfg(test)]
+    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+        Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
+    }
+}
+
 impl FromRequestParts<Gateway> for Params {
     type Rejection = Problem;
 
@@ -84,6 +97,24 @@ struct Asked {
     order: String,
     conditions: String,
     params: Vec<Param>,
+}
+
+/// A page that was asked for.
+#[derive(Debug)]
+pub(crate) struct Window {
+    /// Which, from 1.
+    pub(crate) page: i64,
+    /// Items on it.
+    pub(crate) page_size: i64,
+    /// What stands after `ORDER BY`.
+    pub(crate) order: String,
+}
+
+impl Window {
+    /// How many items stand before it.
+    pub(crate) const fn skipped(&self) -> i64 {
+        (self.page - 1) * self.page_size
+    }
 }
 
 impl std::fmt::Debug for Asked {
@@ -175,6 +206,15 @@ impl Listing {
         let column = self.orders.iter().find(|(known, _)| *known == name).map_or(self.tie, |(_, column)| column);
         asked.order = if column == self.tie { format!("{column} {direction}") } else { format!("{column} {direction}, {} {direction}", self.tie) };
         Ok(asked)
+    }
+
+    /// Reads what was asked for, for who reads the page themself.
+    ///
+    /// # Errors
+    /// Parameters that are unknown, or values that are not allowed.
+    pub(crate) fn window(&self, params: &Params) -> Result<Window, Problem> {
+        let Asked { page, page_size, order, .. } = self.asked(params)?;
+        Ok(Window { page, page_size, order })
     }
 
     /// Reads a page and counts.

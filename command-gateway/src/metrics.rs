@@ -32,6 +32,8 @@ pub(crate) struct Metrics {
     pub(crate) in_flight: IntGauge,
     /// Connections that are open.
     pub(crate) connections: IntGauge,
+    /// Event streams that are open.
+    pub(crate) streams: IntGauge,
 }
 
 impl Metrics {
@@ -50,6 +52,7 @@ impl Metrics {
             )?,
             in_flight: IntGauge::new("chancery_http_requests_in_flight", "Requests being worked on.")?,
             connections: IntGauge::new("chancery_http_connections", "Open connections.")?,
+            streams: IntGauge::new("chancery_event_streams", "Open event streams.")?,
         };
         let registry = prometheus::default_registry();
         for collector in [
@@ -58,6 +61,7 @@ impl Metrics {
             Box::new(lookups),
             Box::new(metrics.in_flight.clone()),
             Box::new(metrics.connections.clone()),
+            Box::new(metrics.streams.clone()),
         ] {
             match registry.register(collector) {
                 // A second gateway in one process (tests) counts for itself.

@@ -59,8 +59,11 @@ use crate::{
         route::team::add_members,
         route::team::remove_member,
         route::command::get,
+        route::command::timeline,
         route::me::get,
         route::audit::list,
+        route::history::list,
+        route::events::follow,
     ),
     components(schemas(crate::problem::ProblemBody, crate::answer::CommandView))
 )]
@@ -194,6 +197,8 @@ fn about(name: &str) -> &'static str {
         "i" => "The invitation's id, `inv_…`.",
         "team" => "The team's id, `team_…`.",
         "id" => "The command's id, `cmd_…`.",
+        "kind" => "What kind of thing: `users`, `members`, `invitations`, `teams` or `tenants`.",
+        "thing" => "Its id.",
         "key" => "The attribute's key, `[A-Za-z0-9_.-]{1,64}`.",
         _ => "",
     }

@@ -51,6 +51,8 @@ pub const PERMISSIONS: &[(&str, Least)] = &[
     ("teams:read", READONLY),
     ("teams:write", ADMIN),
     ("audit:read", ADMIN),
+    ("history:read", ADMIN),
+    ("events:read", ADMIN),
     // Outside of tenants.
     ("links:use", Least::Public),
     ("commands:read", Least::Caller),

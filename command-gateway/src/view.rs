@@ -331,6 +331,57 @@ pub struct AuditPage {
     pub total_is_exact: Option<bool>,
 }
 
+/// What happened to a thing once.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryItem {
+    /// The event's id.
+    pub id: String,
+    /// `<topic>.<event>`.
+    #[serde(rename = "type")]
+    pub event_type: String,
+    /// When.
+    pub timestamp: String,
+    /// Who did it; null for what time or a reactor did.
+    pub actor: Option<String>,
+    /// Its place in the tenant's history.
+    pub sequence: u64,
+    /// The thing's version after it.
+    pub aggregate_version: u64,
+    /// The command that was decided.
+    pub command_id: String,
+    /// The command (or event) that caused it.
+    pub causation_id: String,
+    /// Ties together everything that one request caused.
+    pub correlation_id: String,
+    /// The event's own data.
+    #[schema(value_type = Object)]
+    pub data: Value,
+    /// What the thing was before; null before it was there, and where it has had too many events to follow.
+    #[schema(value_type = Option<Object>)]
+    pub before: Option<Value>,
+    /// What it was after; null where it has had too many events to follow.
+    #[schema(value_type = Option<Object>)]
+    pub after: Option<Value>,
+}
+
+/// A page of a history.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct HistoryPage {
+    /// What happened.
+    pub items: Vec<HistoryItem>,
+    /// How many events there are, counted up to 10,000.
+    pub total: u64,
+    /// The page, from 1.
+    pub page: u64,
+    /// Items on a page.
+    pub page_size: u64,
+    /// `false` where there are more than `total` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_is_exact: Option<bool>,
+}
+
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

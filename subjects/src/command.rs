@@ -120,6 +120,13 @@ pub struct Message {
     pub data: Box<RawValue>,
 }
 
+impl Message {
+    /// When the gateway took it, unless the id says so itself: those that are derived do not.
+    pub fn accepted_at(&self) -> Option<OffsetDateTime> {
+        (self.id.uuid().get_version_num() != 7).then_some(self.timestamp)
+    }
+}
+
 /// How a decided command ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -183,4 +190,7 @@ pub struct Outcome {
     pub fingerprint: Option<String>,
     /// Who gave the command.
     pub actor: Actor,
+    /// When the gateway took it, where the id does not tell.
+    #[serde(default, skip_serializing_if = "Option::is_none", with = "crate::timestamp::option")]
+    pub accepted_at: Option<OffsetDateTime>,
 }

@@ -13,13 +13,15 @@ use crate::{
     policy::Policy,
     problem::{Code, Problem},
     store::Sight,
+    timeline::{self, Timeline},
 };
 
 static GET: Policy = Policy::query("/v1/commands/{id}", "commands:read");
+static TIMELINE: Policy = Policy::query("/v1/commands/{id}/timeline", "commands:read");
 
 /// The routes of commands.
 pub(super) fn endpoints() -> Vec<Endpoint> {
-    vec![Endpoint::new(&GET, get)]
+    vec![Endpoint::new(&GET, get), Endpoint::new(&TIMELINE, timeline)]
 }
 
 /// Whose outcomes a caller sees: their own, and as an admin those of the token's tenant.
@@ -45,5 +47,14 @@ pub(crate) async fn get(State(gateway): State<Gateway>, Signed(caller): Signed, 
             return Err(Problem::new(Code::Internal));
         }
     };
+    Ok(json(serde_json::to_vec(&view).unwrap_or_default()))
+}
+
+/// What became of a command on its way: when it was accepted and decided, when each event was published, and what each consumer made of it.
+#[utoipa::path(get, path = "/v1/commands/{id}/timeline", tag = "command", responses((status = 200, body = Timeline)))]
+pub(crate) async fn timeline(State(gateway): State<Gateway>, Signed(caller): Signed, path: Path) -> Result<Response, Problem> {
+    let id: CommandId = path.id("id")?;
+    let sight = sight(&gateway, &caller).await?;
+    let view = timeline::of(&gateway, sight, id).await?;
     Ok(json(serde_json::to_vec(&view).unwrap_or_default()))
 }

@@ -3,6 +3,8 @@
 pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod command;
+pub(crate) mod events;
+pub(crate) mod history;
 pub(crate) mod invitation;
 pub(crate) mod link;
 pub(crate) mod me;
@@ -103,6 +105,8 @@ fn endpoints() -> Vec<Endpoint> {
         command::endpoints(),
         me::endpoints(),
         audit::endpoints(),
+        history::endpoints(),
+        events::endpoints(),
     ]
     .into_iter()
     .flatten()

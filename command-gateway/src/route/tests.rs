@@ -87,6 +87,8 @@ fn concrete(policy: &Policy, replaced: Option<(&str, &str)>) -> String {
         "id" => TENANT.replace("tenant", "cmd"),
         "u" => USER.to_owned(),
         "key" => "key".to_owned(),
+        "kind" => "users".to_owned(),
+        "thing" => USER.to_owned(),
         other => panic!("no value for {{{other}}} of {}", policy.path),
     };
     let part = |part: &str| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {

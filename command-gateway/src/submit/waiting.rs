@@ -179,6 +179,7 @@ mod tests {
             events: Vec::new(),
             fingerprint: None,
             actor: subjects::Actor::System,
+            accepted_at: None,
         }
     }
 

@@ -11,6 +11,7 @@ mod outages;
 mod poison;
 mod replay;
 mod the_log;
+mod timeline;
 mod withdrawals;
 
 use std::sync::atomic::{AtomicUsize, Ordering};

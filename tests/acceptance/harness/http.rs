@@ -3,7 +3,10 @@
 use std::{net::SocketAddr, time::Duration};
 
 use http_body_util::{BodyExt as _, Full};
-use hyper::{HeaderMap, Method, Request, body::Bytes};
+use hyper::{
+    HeaderMap, Method, Request,
+    body::{Bytes, Incoming},
+};
 use hyper_util::{
     client::legacy::{Client, connect::HttpConnector},
     rt::TokioExecutor,
@@ -57,6 +60,17 @@ pub(crate) struct Http(Client<HttpConnector, Full<Bytes>>);
 impl Http {
     pub(crate) fn new() -> Self {
         Self(Client::builder(TokioExecutor::new()).build_http())
+    }
+
+    /// A GET whose answer is read as it comes. An error means that no answer began.
+    pub(super) async fn open(&self, address: SocketAddr, path: &str, headers: &[(&str, &str)]) -> Result<hyper::Response<Incoming>, String> {
+        let mut request = Request::builder().uri(format!("http://{address}{path}"));
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let request = request.body(Full::default()).map_err(|error| error.to_string())?;
+        let answer = tokio::time::timeout(LIMIT, self.0.request(request)).await.map_err(|_| "no answer in time".to_owned())?;
+        answer.map_err(|error| format!("{error:?}"))
     }
 
     /// One request. An error means that no answer came.

@@ -13,6 +13,7 @@
 //! A test that fails prints the last lines of every process's log.
 
 mod builder;
+mod events;
 mod http;
 mod process;
 mod proxy;
@@ -21,6 +22,7 @@ mod stack;
 mod wait;
 
 pub(crate) use builder::Builder;
+pub(crate) use events::{EventStream, Received};
 pub(crate) use http::{Answer, Http};
 pub(crate) use proxy::{Proxy, Then};
 pub(crate) use servers::{PASSWORD, exe, fresh_folder};

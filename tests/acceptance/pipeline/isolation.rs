@@ -49,7 +49,15 @@ async fn routes(stack: &Stack) -> Vec<(Method, String)> {
     for (path, methods) in description["paths"].as_object().unwrap() {
         if path.contains("{t}") {
             let methods = methods.as_object().unwrap().keys().filter(|name| ["get", "post", "put", "patch", "delete"].contains(&name.as_str()));
-            routes.extend(methods.map(|name| (name.to_uppercase().parse().unwrap(), path.clone())));
+            // One path stands for the things of every kind.
+            let kinds = ["users/{u}", "members/{u}", "invitations/{i}", "teams/{team}", "tenants/{t}"];
+            let paths: Vec<String> = match path.contains("{kind}") {
+                true => kinds.into_iter().map(|kind| path.replace("{kind}/{thing}", kind)).collect(),
+                false => vec![path.clone()],
+            };
+            for name in methods {
+                routes.extend(paths.iter().map(|path| (name.to_uppercase().parse().unwrap(), path.clone())));
+            }
         }
     }
     assert!(routes.len() >= 25, "the description names {} routes only", routes.len());

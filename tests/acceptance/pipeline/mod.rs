@@ -6,6 +6,7 @@ mod bulk;
 mod catching_up;
 mod check;
 mod frozen;
+mod histories;
 mod history;
 mod idempotency;
 mod input;
@@ -16,6 +17,7 @@ mod points;
 mod poison;
 mod races;
 mod rules;
+mod streams;
 mod teams;
 
 pub(crate) use load::without_duplicate_window;

@@ -242,6 +242,15 @@ impl State {
         }
     }
 
+    /// Whether what is personal was emptied for good: then nobody is shown what it was.
+    pub fn is_erased(&self) -> bool {
+        match self {
+            Self::User(state) => state.status == user::Status::Deleted,
+            Self::Membership(state) => !state.active && state.email.is_empty(),
+            Self::Tenant(_) | Self::Invitation(_) | Self::Team(_) => false,
+        }
+    }
+
     /// When time has something to say to it, and by which command: the scheduler's question.
     pub fn deadline(&self) -> Option<(OffsetDateTime, &'static str)> {
         match self {

@@ -53,6 +53,9 @@ pub struct EventEntry {
 /// Why every command may be refused.
 pub const COMMON_REFUSALS: [Reason; 3] = [Reason::NotFound, Reason::Forbidden, Reason::VersionConflict];
 
+/// Fields of an event's data, or of a state, that are no business of clients: what an API shows leaves them out.
+pub const SECRETS: [&str; 1] = ["tokenHash"];
+
 /// The consumers of ours that exist.
 pub const CONSUMERS: [&str; 7] = ["logging", "audit", "notifications", "onboarding", "guests", "withdrawals", "authz-cache"];
 

@@ -116,6 +116,27 @@ pub struct Config {
     /// where nats-server runs one replica with `sync_interval: always`. Default 0.
     pub group_commit: usize,
 
+    /// `CHANCERY_HISTORY_EVENTS`: events of one aggregate that are followed to show what it was before and after each; of later ones only
+    /// the event is shown. Default 2000.
+    pub history_events: u32,
+    /// `CHANCERY_STREAMS`: event streams (SSE) a gateway serves at once; more get 503. Default 1000.
+    pub streams: usize,
+    /// `CHANCERY_STREAMS_PER_CALLER`: event streams one caller may have open at a gateway; more get 429. Default 8.
+    pub streams_per_caller: usize,
+    /// `CHANCERY_STREAM_HEARTBEAT_MS`: an event stream shows life this often. Default 15000.
+    pub stream_heartbeat: Duration,
+    /// `CHANCERY_STREAM_RETRY_MS`: how long a client whose event stream ended is told to wait before it comes again. Default 2000.
+    pub stream_retry: Duration,
+    /// `CHANCERY_STREAM_STALL_MS`: a client that reads nothing of its event stream for so long is disconnected. Default 30000.
+    pub stream_stall: Duration,
+    /// `CHANCERY_STREAM_BUFFER`: events a gateway holds for the event streams of one tenant at most; who is further behind reads from the
+    /// table. Default 128.
+    pub stream_buffer: usize,
+    /// `CHANCERY_NOTE_EVERY_MS`: how often a consumer notes what it has handled, for the timeline of commands; 0 never. Default 1000.
+    pub note_every: Duration,
+    /// `CHANCERY_NOTE_RETENTION_S`: how long such notes are kept. Default 7 days.
+    pub note_retention: Duration,
+
     /// `CHANCERY_MAIL`: where mail goes: `smtp://host:port`, `smtps://user:password@host:port`, or `file:///directory`.
     pub mail: Option<Secret>,
     /// `CHANCERY_MAIL_FROM`: the sender of every mail. Default `Chancery <no-reply@localhost>`.
@@ -322,6 +343,15 @@ impl Config {
             rate_per_second: env.parsed("CHANCERY_RATE_PER_SECOND", "a number", 1_000)?,
             public_rate_per_minute: env.at_least("CHANCERY_PUBLIC_RATE_PER_MINUTE", COUNT, 1, 60)?,
             group_commit: env.parsed("CHANCERY_GROUP_COMMIT", "a number", 0)?,
+            history_events: env.at_least("CHANCERY_HISTORY_EVENTS", COUNT, 1, 2_000)?,
+            streams: env.at_least("CHANCERY_STREAMS", COUNT, 1, 1_000)?,
+            streams_per_caller: env.at_least("CHANCERY_STREAMS_PER_CALLER", COUNT, 1, 8)?,
+            stream_heartbeat: env.millis("CHANCERY_STREAM_HEARTBEAT_MS", 15_000)?,
+            stream_retry: env.millis("CHANCERY_STREAM_RETRY_MS", 2_000)?,
+            stream_stall: env.millis("CHANCERY_STREAM_STALL_MS", 30_000)?,
+            stream_buffer: env.at_least("CHANCERY_STREAM_BUFFER", COUNT, 1, 128)?,
+            note_every: Duration::from_millis(env.parsed("CHANCERY_NOTE_EVERY_MS", "a number of milliseconds", 1_000)?),
+            note_retention: Duration::from_secs(env.parsed("CHANCERY_NOTE_RETENTION_S", SECONDS, 7 * 86_400)?),
             mail: env.secret("CHANCERY_MAIL")?,
             mail_from: env.text("CHANCERY_MAIL_FROM").unwrap_or_else(|| "Chancery <no-reply@localhost>".into()),
             mails_per_user_hour: env.at_least("CHANCERY_MAILS_PER_USER_HOUR", COUNT, 1, 100)?,

@@ -12,13 +12,15 @@ pub struct Event {
     pub stream_sequence: u64,
     /// Which delivery this is, from 1.
     pub delivered: u32,
+    /// Its place in the consumer's own sequence; 0 where it has none.
+    pub(crate) consumer_sequence: u64,
     pub(crate) headers: HeaderMap,
 }
 
 impl Event {
     /// An event outside a stream: for tests of handlers, and for events fed from elsewhere.
     pub fn new(envelope: Envelope, stream_sequence: u64, headers: HeaderMap) -> Self {
-        Self { envelope, stream_sequence, delivered: 1, headers }
+        Self { envelope, stream_sequence, delivered: 1, consumer_sequence: 0, headers }
     }
 
     /// A header's value.

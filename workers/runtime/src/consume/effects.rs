@@ -98,6 +98,7 @@ where
         failpoint::hit("consumer_committed");
         self.position = position;
         handled.iter().for_each(|event| self.metrics.handled(event.envelope.timestamp));
+        self.notes.handled(handled);
         self.parked.extend(newly_parked);
         self.metrics.parked.set(i64::try_from(self.parked.len()).unwrap_or(i64::MAX));
         Ok(())

@@ -40,6 +40,7 @@ impl Row {
             stream_sequence: 0,
             // It may well have been handled before.
             delivered: 2,
+            consumer_sequence: 0,
             headers: headers.clone(),
         });
         Self {

@@ -22,6 +22,7 @@ mod halving;
 mod lease;
 mod marks;
 mod metrics;
+mod notes;
 mod ordered;
 mod parked;
 mod progress;

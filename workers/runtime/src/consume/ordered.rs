@@ -22,6 +22,7 @@ use super::{
     gap::Watch,
     lease::{self, Lease, Position},
     metrics::Metrics,
+    notes::Notes,
     parked,
     shared::{named, wait},
 };
@@ -61,6 +62,7 @@ where
         pool: pool.clone(),
         stop: stop.clone(),
         metrics,
+        notes: Notes::new(durable.name, config, Some(pool.clone())),
         watch,
         handler,
         lease: Lease { owner: uuid::Uuid::nil(), epoch: 0 },
@@ -83,6 +85,7 @@ where
             tracing::warn!(consumer.name = durable.name, %error, "the lease runs out by itself");
         }
     }
+    owned.notes.finish().await;
     Ok(())
 }
 
@@ -112,6 +115,7 @@ pub(super) struct Owned<'a, H> {
     pub(super) pool: Pool,
     pub(super) stop: Stop,
     pub(super) metrics: Metrics,
+    pub(super) notes: Notes,
     watch: Option<Watch>,
     pub(super) handler: H,
     pub(super) lease: Lease,
@@ -162,6 +166,7 @@ where
             }
         }
         let incarnation = streams::incarnation(info);
+        self.notes.follow(&incarnation);
         if self.position.incarnation != incarnation {
             self.position.incarnation = incarnation;
             // At once: what comes from now on is wanted, whenever the next start is.
@@ -289,6 +294,7 @@ where
             envelope,
             stream_sequence: sequence,
             delivered: 1,
+            consumer_sequence: place,
             headers: headers.clone(),
         });
         if let (Some(watch), Ok(event)) = (&mut self.watch, &event) {

@@ -92,6 +92,7 @@ pub(crate) async fn due(pool: &Pool, consumer: &str, limit: i64) -> Result<Vec<H
                 envelope,
                 stream_sequence: u64::try_from(place).unwrap_or_default(),
                 delivered: attempts + 1,
+                consumer_sequence: 0,
                 headers: headers_of(row.get(3)),
             });
             Head { aggregate: row.get(0), attempts, body, event, place }

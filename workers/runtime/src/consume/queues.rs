@@ -51,6 +51,7 @@ where
             Ok(event) => match self.unpark(head.place, event).await {
                 Ok(()) => {
                     self.metrics.handled(event.envelope.timestamp);
+                    self.notes.handled([event]);
                     if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
                         self.parked.remove(&head.aggregate);
                     }

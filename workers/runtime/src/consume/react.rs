@@ -235,6 +235,7 @@ mod tests {
             events: Vec::new(),
             fingerprint: None,
             actor: Actor::System,
+            accepted_at: None,
         }
     }
 

@@ -23,12 +23,13 @@ use super::{
     gap::Watch,
     halving::Halving,
     metrics::Metrics,
+    notes::Notes,
     progress::{Batch, Unsettled},
     pull::take_ready,
     suspects::Suspects,
     trace,
 };
-use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, store};
+use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, store, streams};
 
 /// How long a pull request stays at the server.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -58,8 +59,22 @@ where
     let watch = durable.takes_everything().then(|| Watch::new(durable.ack_wait * 3));
     let pool = store::pool(config, &format!("chancery {} reader", durable.name)).ok();
     let suspects = Suspects::new(durable.name, config, pool.clone());
-    let mut shared =
-        Shared { durable, config, context, stop: stop.clone(), metrics, pool, watch, suspects, handler, ages: false, had: None, behind: false };
+    let notes = Notes::new(durable.name, config, pool.clone());
+    let mut shared = Shared {
+        durable,
+        config,
+        context,
+        stop: stop.clone(),
+        metrics,
+        pool,
+        watch,
+        suspects,
+        notes,
+        handler,
+        ages: false,
+        had: None,
+        behind: false,
+    };
     let mut failures = 0;
     while !stop.is_cancelled() {
         let started = Instant::now();
@@ -83,6 +98,7 @@ where
             () = sleep(wait(failures)) => {}
         }
     }
+    shared.notes.finish().await;
     // What was acknowledged last must leave before the process does.
     if timeout(Duration::from_secs(2), client.flush()).await.is_err() {
         tracing::warn!(consumer.name = durable.name, "the last acknowledgements may come again");
@@ -111,6 +127,7 @@ pub(super) struct Shared<'a, H> {
     pub(super) pool: Option<Pool>,
     watch: Option<Watch>,
     suspects: Suspects,
+    notes: Notes,
     handler: H,
     /// Whether the stream forgets by age.
     ages: bool,
@@ -130,6 +147,7 @@ where
         if !self.feed_if_older(consumer.cached_info(), stream.cached_info()).await? {
             return Ok(());
         }
+        self.notes.follow(&streams::incarnation(stream.cached_info()));
         self.ages = !stream.cached_info().config.max_age.is_zero();
         self.had = None;
         let mut messages = consumer
@@ -247,7 +265,7 @@ where
                 if let Some(watch) = &mut self.watch {
                     watch.see(consumer_sequence, delivered, envelope.tenant_id, envelope.sequence, Instant::now());
                 }
-                return Some((Event { envelope, stream_sequence, delivered, headers }, message.payload, open));
+                return Some((Event { envelope, stream_sequence, delivered, consumer_sequence, headers }, message.payload, open));
             }
             Err(error) => error,
         };
@@ -282,6 +300,7 @@ where
                 Ok(()) => {
                     outages = 0;
                     failpoint::hit("consumer_handled");
+                    self.notes.handled(&batch.events[range.clone()]);
                     for place in range {
                         self.metrics.handled(batch.events[place].envelope.timestamp);
                         batch.open[place].ack().await;
@@ -351,6 +370,7 @@ where
                 error = %failure,
                 "an event is tried again later"
             );
+            self.notes.failed(event.stream_sequence, event.delivered);
             return batch.open[place].later(delay).await;
         }
         let reason = if poison { "poison" } else { "exhausted" };
@@ -371,21 +391,25 @@ where
             sequence: event.stream_sequence,
         };
         let delay = self.durable.delay(event.delivered);
-        bury(&letter, &mut batch.open[place], &self.context, &self.metrics, self.config.publish_timeout, delay).await;
+        if bury(&letter, &mut batch.open[place], &self.context, &self.metrics, self.config.publish_timeout, delay).await {
+            self.notes.dead(event.stream_sequence, event.delivered);
+        }
     }
 }
 
-/// Stores a dead letter, and only then acknowledges the original.
-async fn bury(letter: &DeadLetter<'_>, open: &mut Unsettled, context: &Context, metrics: &Metrics, limit: Duration, delay: Duration) {
+/// Stores a dead letter, and only then acknowledges the original. Whether it is stored.
+async fn bury(letter: &DeadLetter<'_>, open: &mut Unsettled, context: &Context, metrics: &Metrics, limit: Duration, delay: Duration) -> bool {
     match letter.store(context, limit).await {
         Ok(()) => {
             metrics.dead.inc();
             failpoint::hit("consumer_buried");
             open.ack().await;
+            true
         }
         Err(error) => {
             tracing::error!(consumer.name = letter.consumer, stream.sequence = letter.sequence, %error, "a dead letter could not be stored and comes again");
             open.later(delay).await;
+            false
         }
     }
 }

@@ -301,6 +301,7 @@ impl<'a> Decider<'a> {
             events,
             fingerprint: message.fingerprint.clone(),
             actor: message.actor,
+            accepted_at: message.accepted_at(),
         }
     }
 

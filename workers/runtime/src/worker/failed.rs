@@ -41,6 +41,7 @@ impl Decider<'_> {
             events: Vec::new(),
             fingerprint: message.and_then(|message| message.fingerprint.clone()),
             actor: message.map_or(Actor::System, |message| message.actor),
+            accepted_at: message.and_then(CommandMessage::accepted_at),
         };
         self.conclude(outcome, message.is_some_and(|message| message.keyed), reply_to.as_ref())
     }

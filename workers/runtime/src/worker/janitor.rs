@@ -1,4 +1,4 @@
-//! Purges decided commands from COMMANDS, a while behind, and forgets old outcomes that no client can ask for again.
+//! Purges decided commands from COMMANDS, a while behind, and forgets old outcomes that no client can ask for again and old notes of consumers.
 
 use std::{
     sync::{
@@ -43,6 +43,7 @@ async fn round(config: &Config, context: &jetstream::Context, pool: &Pool) -> Re
     let incarnation = crate::streams::incarnation(stream.cached_info());
     let connection = pool.get().await.map_err(|error| text(&error))?;
     janitor::forget_outcomes(&connection, config.outcome_retention, BATCH).await.map_err(|error| crate::store::describe(&error))?;
+    janitor::forget_notes(&connection, config.note_retention, BATCH).await.map_err(|error| crate::store::describe(&error))?;
     if state.messages == 0 {
         return Ok(());
     }
