@@ -4,6 +4,7 @@
 //! pipeline, and then changes the name of one of them by chance with every command: as fast as it goes over so many connections (closed
 //! loop), then at half of that rate with latency counted from the planned start (open loop, no coordinated omission). With `--floor`
 //! the same durable work is done without domain logic ([`floor`]), round by round in turn on the same servers, and the rate is a ratio.
+//! `--read-your-writes` and `--list` measure queries instead ([`reading`], [`listing`]).
 //! Rates move with the machine by a third; ratios and CPU time for 1000 commands do not.
 //!
 //! # Profiling a worker
@@ -20,12 +21,15 @@
 mod contender;
 pub mod floor;
 mod histogram;
+mod listing;
 mod load;
 mod measure;
 mod product;
+mod reading;
 mod report;
 mod ruler;
 mod stand;
+pub mod stock;
 mod usage;
 
 use std::process::ExitCode;
@@ -81,6 +85,12 @@ pub struct Options {
     /// Measures only that.
     #[arg(long, hide = true)]
     floor_only: bool,
+    /// Instead: creates so many invitations over all connections, lists at once after each, and looks whether it is in the list.
+    #[arg(long, value_name = "PAIRS", conflicts_with_all = ["floor", "floor_only", "list"])]
+    read_your_writes: Option<usize>,
+    /// Instead: lists so many invitations of a tenant by state, order and attribute, and says by which indexes.
+    #[arg(long, value_name = "INVITATIONS", conflicts_with_all = ["floor", "floor_only"])]
+    list: Option<usize>,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -148,6 +158,9 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     if cfg!(debug_assertions) && !options.quick_debug {
         bail!("this is a debug build, whose figures mean nothing: run `cargo run --release -- bench`");
     }
+    if options.read_your_writes == Some(0) || options.list == Some(0) {
+        bail!("every number must be at least 1");
+    }
     if [options.aggregates, options.tenants, options.rounds, options.commands, options.concurrency, options.workers].contains(&0) {
         bail!("every number must be at least 1");
     }
@@ -157,6 +170,15 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let machine = usage::machine();
     eprintln!("starting servers and processes ({machine}) …");
     let mut stand = Stand::start(&config, &options)?;
+    if options.read_your_writes.is_some() || options.list.is_some() {
+        let product = product::start(&config, &options, &mut stand, &stop)?;
+        let result = queries(&product, &options, &stop);
+        let complaints = stand.complaints();
+        if !complaints.is_empty() {
+            eprintln!("from the logs:\n{complaints}");
+        }
+        return result;
+    }
     let product = if options.floor_only { None } else { Some(product::start(&config, &options, &mut stand, &stop)?) };
     let floor = if options.floor || options.floor_only { Some(ruler::start(&config, &options, &mut stand, &stop)?) } else { None };
 
@@ -211,6 +233,26 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
         println!("{}", report.table(&options));
     }
     Ok(if report.sound() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The modes that read.
+fn queries(product: &product::Product, options: &Options, stop: &Stop) -> anyhow::Result<ExitCode> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let work = async {
+        let (contender, tenants) = product::with_tenants(product, options).await?;
+        match (options.read_your_writes, options.list) {
+            (Some(pairs), _) => reading::run(&contender, &tenants, pairs, options).await,
+            (None, Some(count)) => listing::run(&contender, tenants[0], count, options).await,
+            (None, None) => Ok(true),
+        }
+    };
+    let sound = runtime.block_on(async {
+        tokio::select! {
+            sound = work => sound,
+            () = stop.cancelled() => bail!("stopped"),
+        }
+    })?;
+    Ok(if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
 fn say(number: usize, name: &str, round: Option<&Round>) {

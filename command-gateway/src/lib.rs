@@ -37,7 +37,7 @@ pub mod view;
 
 pub use link::{invitation_token, token_hash};
 pub use openapi::openapi;
-pub use route::{link::LinkView, policies};
+pub use route::{invitation::explain as explain_invitations, link::LinkView, policies};
 
 use gateway::{Gateway, StartError};
 

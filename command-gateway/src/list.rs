@@ -25,6 +25,9 @@ const LAST_PAGE: i64 = 10_000;
 pub(crate) const COUNTED: i64 = 10_000;
 /// Filters on attributes at most.
 const ATTRIBUTES: usize = 8;
+/// Finds by attributes: every simple value has a term of its key and itself.
+const TERMS: &str = "id IN (SELECT invitation_id FROM invitation_terms WHERE tenant_id = (SELECT current_tenant()) \
+     AND term = ANY(ARRAY(SELECT md5(asked)::uuid FROM unnest(?::text[]) asked)))";
 
 /// How the value of a filter is compared.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,7 +51,7 @@ pub(crate) enum Compare {
 pub(crate) struct Listing {
     /// The view.
     pub(crate) view: &'static str,
-    /// What can be sorted by: names and columns. The first is the default, newest first if `-`.
+    /// What can be sorted by: names and columns (several with `, `, as an index has them).
     pub(crate) orders: &'static [(&'static str, &'static str)],
     /// The order when none is asked for.
     pub(crate) default_order: &'static str,
@@ -70,9 +73,8 @@ impl Params {
         self.0.iter().map(|(name, value)| (name.as_str(), value.as_str()))
     }
 
-    /// Parameters as they would be given.
-    #[cfg(test)]
-    pub(crate) fn of(pairs: &[(&str, &str)]) -> Self {
+    /// These.
+    pub(crate) fn new(pairs: &[(&str, &str)]) -> Self {
         Self(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect())
     }
 }
@@ -88,7 +90,19 @@ impl FromRequestParts<Gateway> for Params {
     }
 }
 
+/// Why there is no plan.
+pub(crate) type ExplainError = Box<dyn std::error::Error + Send + Sync>;
+
 type Param = Box<dyn ToSql + Sync + Send>;
+
+/// A number or truth value as its term has it: a number without a fraction has no point.
+fn plain(literal: &Value) -> String {
+    const EXACT: f64 = 9_007_199_254_740_992.0;
+    match literal.as_f64() {
+        Some(number) if number.fract() == 0.0 && number.abs() < EXACT => format!("{number:.0}"),
+        _ => literal.to_string(),
+    }
+}
 
 /// A list that was asked for.
 struct Asked {
@@ -184,6 +198,10 @@ impl Listing {
                     Ok(key) if attributes <= ATTRIBUTES => {
                         // What reads as a number or a truth value is looked for as that, too.
                         let literal = serde_json::from_str::<Value>(value).ok().filter(|value| value.is_number() || value.is_boolean());
+                        // By the index of terms, which row level security lets be used; then exactly.
+                        let terms =
+                            literal.iter().map(|literal| format!("{}={}", key.as_str(), plain(literal))).chain([format!("{}={value}", key.as_str())]);
+                        asked.condition(TERMS, Box::new(terms.collect::<Vec<_>>()));
                         let text = json!({ key.as_str(): value });
                         let other = literal.map_or_else(|| text.clone(), |literal| json!({ key.as_str(): literal }));
                         asked.condition("attributes @> ANY(?)", Box::new(vec![text, other]));
@@ -204,7 +222,8 @@ impl Listing {
         }
         let (name, direction) = order.strip_prefix('-').map_or((order, "ASC"), |name| (name, "DESC"));
         let column = self.orders.iter().find(|(known, _)| *known == name).map_or(self.tie, |(_, column)| column);
-        asked.order = if column == self.tie { format!("{column} {direction}") } else { format!("{column} {direction}, {} {direction}", self.tie) };
+        let columns = column.split(", ").chain([self.tie].into_iter().filter(|tie| *tie != column));
+        asked.order = columns.map(|column| format!("{column} {direction}")).collect::<Vec<_>>().join(", ");
         Ok(asked)
     }
 
@@ -217,13 +236,33 @@ impl Listing {
         Ok(Window { page, page_size, order })
     }
 
+    /// What a page is read with, and what counts.
+    fn statements(&self, asked: &Asked) -> (String, String) {
+        let Asked { order, conditions, params, .. } = asked;
+        let (view, limit, offset) = (self.view, params.len() + 1, params.len() + 2);
+        let items = format!("SELECT doc::text FROM {view}{conditions} ORDER BY {order} LIMIT ${limit} OFFSET ${offset}");
+        (items, format!("SELECT count(*) FROM (SELECT 1 FROM {view}{conditions} LIMIT {}) AS counted", COUNTED + 1))
+    }
+
+    /// How PostgreSQL would read a page, and how it would count: the plans as JSON. The caller's transaction says as whom and where.
+    pub(crate) async fn explain(&self, client: &tokio_postgres::Client, params: &Params) -> Result<Vec<Value>, ExplainError> {
+        let asked = self.asked(params).map_err(|problem| format!("{:?}", problem.body()))?;
+        let (items, count) = self.statements(&asked);
+        let filters: Vec<&(dyn ToSql + Sync)> = asked.params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
+        let skipped = (asked.page - 1) * asked.page_size;
+        let paged: Vec<&(dyn ToSql + Sync)> = filters.iter().copied().chain([&asked.page_size as &(dyn ToSql + Sync), &skipped]).collect();
+        let mut plans = Vec::new();
+        for (sql, params) in [(items, &paged), (count, &filters)] {
+            plans.push(client.query_one(&format!("EXPLAIN (FORMAT JSON) {sql}"), params).await?.try_get(0)?);
+        }
+        Ok(plans)
+    }
+
     /// Reads a page and counts.
     pub(crate) async fn answer(&self, gateway: &Gateway, sight: Sight, params: &Params) -> Result<Response, Problem> {
         let asked = self.asked(params)?;
-        let Asked { page, page_size, order, conditions, params } = &asked;
-        let (view, limit, offset) = (self.view, params.len() + 1, params.len() + 2);
-        let items = format!("SELECT doc::text FROM {view}{conditions} ORDER BY {order} LIMIT ${limit} OFFSET ${offset}");
-        let count = format!("SELECT count(*) FROM (SELECT 1 FROM {view}{conditions} LIMIT {}) AS counted", COUNTED + 1);
+        let (items, count) = self.statements(&asked);
+        let Asked { page, page_size, params, .. } = &asked;
         let filters: Vec<&(dyn ToSql + Sync)> = params.iter().map(|param| &**param as &(dyn ToSql + Sync)).collect();
         let skipped = (page - 1) * page_size;
         let paged: Vec<&(dyn ToSql + Sync)> = filters.iter().copied().chain([page_size as &(dyn ToSql + Sync), &skipped]).collect();
@@ -259,7 +298,7 @@ mod tests {
     };
 
     fn asked(pairs: &[(&str, &str)]) -> Result<Asked, Problem> {
-        LISTING.asked(&Params(pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()))
+        LISTING.asked(&Params::new(pairs))
     }
 
     #[test]
@@ -280,8 +319,8 @@ mod tests {
         ])
         .unwrap();
         assert_eq!((asked.page, asked.page_size, asked.order.as_str()), (3, 100, "email ASC, id ASC"));
-        assert_eq!(asked.conditions, " WHERE state = $1 AND email = $2 AND attributes @> ANY($3)");
-        assert_eq!(asked.params.len(), 3);
+        assert_eq!(asked.conditions, format!(" WHERE state = $1 AND email = $2 AND {} AND attributes @> ANY($4)", TERMS.replace('?', "$3")));
+        assert_eq!(asked.params.len(), 4);
     }
 
     #[test]

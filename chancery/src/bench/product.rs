@@ -125,14 +125,7 @@ fn consumers(consumers: Consumers) -> &'static [Consumer] {
 /// # Errors
 /// One of them is refused.
 pub(super) async fn fill(product: &Product, options: &Options) -> anyhow::Result<Contender> {
-    let door = (product.listen, Method::POST, Some(product.token.as_str()));
-    let mut contender = Contender::connect("product", PREFIX, door, &product.database_url, MISSING).await?;
-    let tenant = |number: usize| {
-        let owner = json!({ "email": format!("owner{number}@bench.example"), "fullName": format!("Owner {number}") });
-        order("/v1/tenants", &json!({ "slug": format!("bench-{number}"), "name": format!("Bench {number}"), "plan": "enterprise", "owner": owner }))
-    };
-    let orders = (0..options.tenants).map(tenant).collect::<anyhow::Result<Vec<_>>>()?;
-    let tenants = create(&contender, &orders, "tenants").await?;
+    let (mut contender, tenants) = with_tenants(product, options).await?;
     let user = |number: usize| {
         let tenant = tenants[number % tenants.len()];
         let body = json!({ "email": format!("user{number}@bench.example"), "fullName": format!("User {number}") });
@@ -147,6 +140,22 @@ pub(super) async fn fill(product: &Product, options: &Options) -> anyhow::Result
         mails_sent(&contender, options.aggregates).await?;
     }
     Ok(contender)
+}
+
+/// Creates the tenants.
+///
+/// # Errors
+/// One of them is refused.
+pub(super) async fn with_tenants(product: &Product, options: &Options) -> anyhow::Result<(Contender, Vec<Uuid>)> {
+    let door = (product.listen, Method::POST, Some(product.token.as_str()));
+    let contender = Contender::connect("product", PREFIX, door, &product.database_url, MISSING).await?;
+    let tenant = |number: usize| {
+        let owner = json!({ "email": format!("owner{number}@bench.example"), "fullName": format!("Owner {number}") });
+        order("/v1/tenants", &json!({ "slug": format!("bench-{number}"), "name": format!("Bench {number}"), "plan": "enterprise", "owner": owner }))
+    };
+    let orders = (0..options.tenants).map(tenant).collect::<anyhow::Result<Vec<_>>>()?;
+    let tenants = create(&contender, &orders, "tenants").await?;
+    Ok((contender, tenants))
 }
 
 /// Waits until everybody is welcomed: that is work of the filling, and would be measured with what follows.

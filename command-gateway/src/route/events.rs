@@ -288,19 +288,19 @@ mod tests {
     use super::*;
 
     fn types(text: &str) -> Result<Types, Problem> {
-        Types::asked(&Params::of(&[("types", text)]))
+        Types::asked(&Params::new(&[("types", text)]))
     }
 
     #[test]
     fn types_are_asked_for_by_name_or_topic() {
-        assert_eq!(Types::asked(&Params::of(&[])).unwrap(), Types::All);
+        assert_eq!(Types::asked(&Params::new(&[])).unwrap(), Types::All);
         let asked = types("user.created, invitation.*").unwrap();
         assert!(asked.has("user.created") && asked.has("invitation.sent"));
         assert!(!asked.has("user.deleted") && !asked.has("tenant.created"));
         for unknown in ["", "*", "user", "user.teleported", "nothing.*", "user.created,", "user.created.*"] {
             assert_eq!(types(unknown).unwrap_err().code(), Code::ValidationFailed, "{unknown}");
         }
-        assert_eq!(Types::asked(&Params::of(&[("type", "user.*")])).unwrap_err().code(), Code::Malformed);
+        assert_eq!(Types::asked(&Params::new(&[("type", "user.*")])).unwrap_err().code(), Code::Malformed);
     }
 
     #[test]

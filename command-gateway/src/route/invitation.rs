@@ -278,7 +278,7 @@ pub(crate) async fn remove_attribute(State(gateway): State<Gateway>, access: Acc
 
 const INVITATIONS: Listing = Listing {
     view: "invitation_views",
-    orders: &[("createdAt", "created_at"), ("email", "email"), ("state", "state"), ("expiresAt", "expires_at")],
+    orders: &[("createdAt", "created_at"), ("email", "email"), ("state", "state, created_at"), ("expiresAt", "expires")],
     default_order: "-createdAt",
     tie: "id",
     filters: &[
@@ -289,6 +289,14 @@ const INVITATIONS: Listing = Listing {
     ],
     attributes: true,
 };
+
+/// How PostgreSQL reads the invitations that a query asks for: the plans of the page and of the count, as JSON.
+///
+/// # Errors
+/// The query is none of this list, or the database refuses.
+pub async fn explain(client: &tokio_postgres::Client, query: &[(&str, &str)]) -> Result<Vec<Value>, crate::list::ExplainError> {
+    INVITATIONS.explain(client, &Params::new(query)).await
+}
 
 /// List the invitations.
 #[utoipa::path(get, path = "/v1/tenants/{t}/invitations", tag = "invitation",

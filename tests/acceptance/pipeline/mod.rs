@@ -12,6 +12,7 @@ mod idempotency;
 mod input;
 mod isolation;
 mod kills;
+mod lists;
 mod load;
 mod points;
 mod poison;
