@@ -52,7 +52,7 @@ enum Command {
     Migrate,
     /// Creates the streams, or checks them.
     Provision,
-    /// Prints the configuration, without its secrets.
+    /// Prints what every variable comes to and where from, without its secrets.
     Config,
     /// Access tokens for development and tests.
     #[command(subcommand)]
@@ -156,7 +156,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate => migrate(&config)?,
         Command::Provision => println!("{} streams created, the others are as configured", provision::run(&config)?),
-        Command::Config => println!("{config:#?}"),
+        Command::Config => {
+            for setting in Config::settings(&|name| std::env::var(name).ok())? {
+                println!("{}={} ({})", setting.name, setting.value.unwrap_or_default(), setting.source);
+            }
+        }
         Command::Token(Token::Mint { tenant, subject, scope, seconds }) => {
             let key = config.token_private_key.as_ref().context("CHANCERY_TOKEN_PRIVATE_KEY is not set (`. .chancery/env` sets it for `up`)")?;
             println!("{}", token::mint(key.expose(), &Claims::new(&subject, &tenant, &scope, Duration::from_secs(seconds)))?);

@@ -62,6 +62,19 @@ impl Consumer {
             Self::AuthzCache => authz_cache::NAME,
         }
     }
+
+    /// The subjects it wants.
+    pub fn filters(self) -> &'static [&'static str] {
+        match self {
+            Self::Logging => logging::FILTERS,
+            Self::Audit => audit::FILTERS,
+            Self::Notifications => notifications::FILTERS,
+            Self::Onboarding => onboarding::FILTERS,
+            Self::Guests => guests::FILTERS,
+            Self::Withdrawals => withdrawals::FILTERS,
+            Self::AuthzCache => authz_cache::FILTERS,
+        }
+    }
 }
 
 impl Role {

@@ -161,7 +161,7 @@ fn problem(codes: &[Code]) -> Value {
 }
 
 /// Everything a route may answer besides a success.
-fn codes(policy: &Policy) -> Vec<Code> {
+pub(crate) fn codes(policy: &Policy) -> Vec<Code> {
     let mut codes =
         vec![Code::Malformed, Code::ValidationFailed, Code::RequestTimeout, Code::RateLimited, Code::Internal, Code::Overloaded, Code::Unavailable];
     let public = policy.least == Least::Public;

@@ -1,5 +1,7 @@
 //! Problems (RFC 9457): every answer that is not a success, with a stable code and a page that explains it.
 
+mod page;
+
 use std::borrow::Cow;
 
 use aggregates::Reason;
@@ -138,34 +140,6 @@ impl Code {
             Self::Unavailable => "This cannot be answered at the moment.",
             Self::Refused(reason) => reason.sentence(),
         }
-    }
-
-    /// What the caller can do, for the page of the problem's type.
-    const fn advice(self) -> &'static str {
-        match self {
-            Self::Malformed | Self::ValidationFailed | Self::UnsupportedMediaType | Self::TooLarge => {
-                "Correct the request; `errors` names each place as a JSON pointer."
-            }
-            Self::Unauthenticated => "Send `Authorization: Bearer <token>` with a token that has not expired.",
-            Self::RouteNotFound | Self::MethodNotAllowed => "See /docs for the routes.",
-            Self::IdempotencyKeyReused => "Use a fresh key for another request; keys are remembered for ever.",
-            Self::RateLimited | Self::Overloaded | Self::NotAccepted | Self::Unavailable => "Send it again after the time in Retry-After.",
-            Self::OutcomeUnknown => "Read the resource in Location, or send the same request with the same Idempotency-Key again.",
-            Self::RequestTimeout => "Send it again.",
-            Self::Failed | Self::Internal => "Tell the operator, with `commandId` if there is one.",
-            Self::Refused(Reason::VersionConflict) => "Read it again and repeat the change with the new ETag.",
-            Self::Refused(_) => "The request was understood and has no effect; sending it again unchanged gives the same answer.",
-        }
-    }
-
-    /// The page served as the problem's type.
-    pub fn page(self) -> String {
-        let (name, title) = (self.name(), self.title());
-        format!(
-            "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{name}</title><h1>{name}</h1><p>{title}</p><p>{}</p><p>HTTP status {}.</p></html>\n",
-            self.advice(),
-            self.status()
-        )
     }
 }
 
@@ -351,7 +325,7 @@ mod tests {
     fn no_two_codes_share_a_name_and_each_has_a_page() {
         let names: std::collections::BTreeSet<_> = Code::all().map(Code::name).collect();
         assert_eq!(names.len(), Code::all().count());
-        assert!(Code::all().all(|code| code.page().contains(code.title()) && (400..=503).contains(&code.status())));
+        assert!(Code::all().all(|code| code.html().contains(code.title()) && (400..=503).contains(&code.status())));
     }
 
     #[test]

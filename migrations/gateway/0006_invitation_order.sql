@@ -21,6 +21,6 @@ CREATE OR REPLACE VIEW invitation_views WITH (security_invoker = true) AS
                'accountId', i.state ->> 'accountId', 'attributes', coalesce(i.attributes, '{}'),
                'resendCount', coalesce((i.state ->> 'resendCount')::bigint, 0), 'expiresAt', i.state ->> 'expiresAt',
                'createdAt', rfc3339(i.created_at), 'version', i.version) AS doc,
-           i.state ->> 'expiresAt' AS expires
+           i.expires
       FROM aggregates i
      WHERE i.kind = 'invitation' AND i.tenant_id = (SELECT current_tenant());

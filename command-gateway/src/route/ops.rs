@@ -52,7 +52,7 @@ async fn openapi() -> Response {
 
 async fn problem(Path(code): Path<String>) -> Response {
     match Code::all().find(|known| known.name() == code) {
-        Some(code) => Html(code.page()).into_response(),
+        Some(code) => Html(code.html()).into_response(),
         None => Problem::new(Code::RouteNotFound).into_response(),
     }
 }

@@ -2,6 +2,7 @@
 
 mod answering;
 mod auditing;
+mod catalogue;
 mod expiry;
 mod guests;
 mod in_order;

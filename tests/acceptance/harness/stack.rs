@@ -10,7 +10,7 @@ use std::{
 use chancery::{
     connect,
     role::Role,
-    servers::{nats::Nats, postgres::Postgres},
+    servers::{nats::Nats, port, postgres::Postgres},
     token::{self, Claims},
 };
 use hyper::Method;
@@ -150,6 +150,14 @@ impl Stack {
     /// Everything that a process has written.
     pub(crate) fn log(&self, name: &str) -> String {
         self.processes.iter().find(|process| process.name == name).expect("no process of that name").text()
+    }
+
+    /// What a process tells Prometheus.
+    pub(crate) fn metrics(&self, name: &str) -> String {
+        let process = self.processes.iter().find(|process| process.name == name).expect("no process of that name");
+        let (status, text) = blocking(|| port::get(process.address, "/metrics", Duration::from_secs(5)).unwrap());
+        assert_eq!(status, 200, "{text}");
+        text
     }
 
     // ---- faults

@@ -28,7 +28,7 @@ fn teams() -> Vec<TeamId> {
     vec![TEAM]
 }
 
-fn above() -> TeamId {
+pub(crate) fn above() -> TeamId {
     TeamId::new(Uuid::from_u128(0xab0e))
 }
 
@@ -40,7 +40,8 @@ fn followed(reason: StandingReason) -> membership::FromHome {
     membership::FromHome { reason, home_standing: 3, stay: 1 }
 }
 
-fn commands() -> Vec<Command> {
+/// One sample of every command, complete.
+pub(crate) fn commands() -> Vec<Command> {
     let reason = || tenant::WithReason { reason: Some(line("unpaid")) };
     let nothing = tenant::Nothing {};
     let owner = tenant::Owner { email: email(ADAM), full_name: line("Adam Able") };

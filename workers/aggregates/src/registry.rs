@@ -1,9 +1,12 @@
 //! The one registry of commands and events: what may refuse, who may ask, what an audit calls it, what is personal and who listens.
 //! Documents, filters, wiring and tests come from here.
 
+mod emits;
+
 use subjects::{Kind, Role};
 
 use crate::Reason;
+pub use emits::{EMITS, EmitsEntry, emits};
 
 /// Who may give a command, as the gateway checks early and the aggregate checks again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -194,6 +194,9 @@ impl Scenario {
             let is_new = self.world.states.get(&key).is_none_or(Option::is_none);
             assert!(registry::event(emitted.event.event_type()).is_some(), "the registry has no row for {}", emitted.event.event_type());
             assert!(is_new || loaded.states.contains_key(&key), "{} changes what was not loaded", command.command_type());
+            let (command_type, event_type) = (command.command_type(), emitted.event.event_type());
+            let is_known = registry::emits(command.kind(), command.name()).contains(&event_type);
+            assert!(is_known, "registry/emits.rs does not know that {command_type} emits {event_type}");
             self.apply(TENANT, emitted);
         }
         if let Answer::Refused(reason) = decision.answer {

@@ -1,9 +1,17 @@
 //! The configuration: one struct, read once at start from the environment.
 //!
-//! Every field names its variable. A secret also has a `…_FILE` variant that names a file holding it. Nothing else in the
-//! workspace reads the environment.
+//! Every field names its variable. A secret also has a `…_FILE` variant that names a file holding it. Roles read nothing else from the
+//! environment. The doc line of a field is its documentation everywhere: `docs/configuration.md` is made from these.
+
+mod documented;
+mod lookup;
 
 use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+
+use documented::documented;
+pub use documented::{Variable, variables};
+use lookup::{Lookup, member_limits};
+pub use lookup::{Setting, Source};
 
 /// A value that never shows itself in `Debug` output or logs.
 #[derive(Clone, PartialEq, Eq)]
@@ -27,10 +35,11 @@ impl fmt::Debug for Secret {
     }
 }
 
+documented! {
 /// Everything a role needs to know from outside.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `CHANCERY_NATS_URL`: where nats-server listens; may carry user and password. Default `nats://127.0.0.1:4222`.
+    /// `CHANCERY_NATS_URL` (`_FILE`): where nats-server listens; may carry user and password. Default `nats://127.0.0.1:4222`.
     pub nats_url: Secret,
     /// `DATABASE_URL` (`DATABASE_URL_FILE`): PostgreSQL as `postgres://user:password@host:port/database`, with this role's user.
     pub database_url: Secret,
@@ -137,7 +146,7 @@ pub struct Config {
     /// `CHANCERY_NOTE_RETENTION_S`: how long such notes are kept. Default 7 days.
     pub note_retention: Duration,
 
-    /// `CHANCERY_MAIL`: where mail goes: `smtp://host:port`, `smtps://user:password@host:port`, or `file:///directory`.
+    /// `CHANCERY_MAIL` (`_FILE`): where mail goes: `smtp://host:port`, `smtps://user:password@host:port`, or `file:///directory`.
     pub mail: Option<Secret>,
     /// `CHANCERY_MAIL_FROM`: the sender of every mail. Default `Chancery <no-reply@localhost>`.
     pub mail_from: String,
@@ -180,6 +189,7 @@ pub struct Config {
     /// `CHANCERY_FAILPOINT`: for crash tests in debug builds only: `<point>=<abort|stop|error>[@nth]`, several with `,`.
     pub failpoint: Option<String>,
 }
+}
 
 /// Why the configuration cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -209,77 +219,6 @@ pub enum ConfigError {
     },
 }
 
-struct Lookup<'a>(&'a dyn Fn(&str) -> Option<String>);
-
-impl Lookup<'_> {
-    fn text(&self, name: &'static str) -> Option<String> {
-        (self.0)(name).filter(|value| !value.is_empty())
-    }
-
-    fn parsed<T: std::str::FromStr>(&self, name: &'static str, expected: &'static str, default: T) -> Result<T, ConfigError> {
-        match self.text(name) {
-            None => Ok(default),
-            Some(value) => value.parse().map_err(|_| ConfigError::Invalid { name, expected, value }),
-        }
-    }
-
-    fn at_least<T: std::str::FromStr + PartialOrd + Copy>(
-        &self,
-        name: &'static str,
-        expected: &'static str,
-        least: T,
-        default: T,
-    ) -> Result<T, ConfigError> {
-        let value = self.parsed(name, expected, default)?;
-        if value < least {
-            return Err(ConfigError::Invalid { name, expected, value: self.text(name).unwrap_or_default() });
-        }
-        Ok(value)
-    }
-
-    fn millis(&self, name: &'static str, default: u64) -> Result<Duration, ConfigError> {
-        self.at_least(name, "a positive number of milliseconds", 1, default).map(Duration::from_millis)
-    }
-
-    fn secret(&self, name: &'static str) -> Result<Option<Secret>, ConfigError> {
-        if let Some(value) = self.text(name) {
-            return Ok(Some(Secret(value)));
-        }
-        let file_name = format!("{name}_FILE");
-        match (self.0)(&file_name).filter(|path| !path.is_empty()) {
-            None => Ok(None),
-            Some(path) => match std::fs::read_to_string(&path) {
-                Ok(value) => Ok(Some(Secret(value.trim().to_owned()))),
-                Err(source) => Err(ConfigError::File { name: file_name, path, source }),
-            },
-        }
-    }
-
-    fn key(&self, name: &'static str) -> Result<Option<Secret>, ConfigError> {
-        match self.secret(name)? {
-            Some(key) if key.0.len() < 32 => Err(ConfigError::Invalid { name, expected: "at least 32 characters", value: "<redacted>".into() }),
-            other => Ok(other),
-        }
-    }
-}
-
-fn member_limits(lookup: &Lookup<'_>) -> Result<[u32; 4], ConfigError> {
-    const NAME: &str = "CHANCERY_MEMBER_LIMITS";
-    let mut limits = [10, 100, 1000, 100_000];
-    let Some(text) = lookup.text(NAME) else { return Ok(limits) };
-    for part in text.split(',') {
-        let slot = part.split_once('=').and_then(|(plan, limit)| {
-            let index = ["free", "starter", "professional", "enterprise"].iter().position(|name| *name == plan.trim())?;
-            Some((index, limit.trim().parse().ok()?))
-        });
-        match slot {
-            Some((index, limit)) => limits[index] = limit,
-            None => return Err(ConfigError::Invalid { name: NAME, expected: "plan=number pairs", value: text.clone() }),
-        }
-    }
-    Ok(limits)
-}
-
 impl Config {
     /// Reads the process's environment. The one place where it is read.
     ///
@@ -294,13 +233,26 @@ impl Config {
     /// # Errors
     /// See [`Config::from_env`].
     pub fn from_lookup(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Self, ConfigError> {
-        let env = Lookup(lookup);
+        Self::read(&Lookup::new(lookup))
+    }
+
+    /// What every variable comes to, in the order of the fields, and where from. Secrets are not shown.
+    ///
+    /// # Errors
+    /// See [`Config::from_env`].
+    pub fn settings(lookup: &dyn Fn(&str) -> Option<String>) -> Result<Vec<Setting>, ConfigError> {
+        let env = Lookup::new(lookup);
+        Self::read(&env)?;
+        Ok(env.settings())
+    }
+
+    fn read(env: &Lookup<'_>) -> Result<Self, ConfigError> {
         const COUNT: &str = "a positive whole number";
         const BYTES: &str = "a number of bytes";
         const ADDRESS: &str = "an address as host:port";
         const SECONDS: &str = "a number of seconds";
         Ok(Self {
-            nats_url: env.secret("CHANCERY_NATS_URL")?.unwrap_or_else(|| Secret::new("nats://127.0.0.1:4222")),
+            nats_url: env.secret_or("CHANCERY_NATS_URL", "nats://127.0.0.1:4222")?,
             database_url: env.secret("DATABASE_URL")?.unwrap_or_else(|| Secret::new("")),
             database_pool: env.at_least("CHANCERY_DATABASE_POOL", COUNT, 1, 8)?,
             database_timeout: env.millis("CHANCERY_DATABASE_TIMEOUT_MS", 10_000)?,
@@ -316,7 +268,7 @@ impl Config {
             authz_beat: env.millis("CHANCERY_AUTHZ_BEAT_MS", 200)?,
             publish_timeout: env.millis("CHANCERY_PUBLISH_TIMEOUT_MS", 5_000)?,
             drain: env.millis("CHANCERY_DRAIN_MS", 10_000)?,
-            worker_name: env.text("CHANCERY_WORKER_ID").unwrap_or_else(|| std::process::id().to_string()),
+            worker_name: env.text_or("CHANCERY_WORKER_ID", &std::process::id().to_string()),
             lease: env.millis("CHANCERY_LEASE_MS", 5_000)?,
             batch_commands: env.at_least("CHANCERY_BATCH_COMMANDS", COUNT, 1, 256)?,
             batch_bytes: env.at_least("CHANCERY_BATCH_BYTES", BYTES, 1, 4 << 20)?,
@@ -326,11 +278,8 @@ impl Config {
             janitor_lag: Duration::from_secs(env.parsed("CHANCERY_JANITOR_LAG_S", SECONDS, 3_600)?),
             outcome_retention: Duration::from_secs(env.parsed("CHANCERY_OUTCOME_RETENTION_S", SECONDS, 30 * 86_400)?),
             listen: env.parsed("CHANCERY_LISTEN", ADDRESS, SocketAddr::from(([127, 0, 0, 1], 8080)))?,
-            admin_listen: match env.text("CHANCERY_ADMIN_LISTEN") {
-                None => None,
-                Some(_) => Some(env.parsed("CHANCERY_ADMIN_LISTEN", ADDRESS, SocketAddr::from(([127, 0, 0, 1], 0)))?),
-            },
-            public_url: env.text("CHANCERY_PUBLIC_URL").unwrap_or_else(|| "http://127.0.0.1:8080".into()),
+            admin_listen: env.optional("CHANCERY_ADMIN_LISTEN", ADDRESS)?,
+            public_url: env.text_or("CHANCERY_PUBLIC_URL", "http://127.0.0.1:8080"),
             token_public_key: env.secret("CHANCERY_TOKEN_PUBLIC_KEY")?,
             token_private_key: env.secret("CHANCERY_TOKEN_PRIVATE_KEY")?,
             link_key: env.key("CHANCERY_LINK_KEY")?,
@@ -353,26 +302,23 @@ impl Config {
             note_every: Duration::from_millis(env.parsed("CHANCERY_NOTE_EVERY_MS", "a number of milliseconds", 1_000)?),
             note_retention: Duration::from_secs(env.parsed("CHANCERY_NOTE_RETENTION_S", SECONDS, 7 * 86_400)?),
             mail: env.secret("CHANCERY_MAIL")?,
-            mail_from: env.text("CHANCERY_MAIL_FROM").unwrap_or_else(|| "Chancery <no-reply@localhost>".into()),
+            mail_from: env.text_or("CHANCERY_MAIL_FROM", "Chancery <no-reply@localhost>"),
             mails_per_user_hour: env.at_least("CHANCERY_MAILS_PER_USER_HOUR", COUNT, 1, 100)?,
             mails_per_tenant_hour: env.at_least("CHANCERY_MAILS_PER_TENANT_HOUR", COUNT, 1, 1_000)?,
             consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
             reactions_at_once: env.at_least("CHANCERY_REACTIONS_AT_ONCE", COUNT, 1, 64)?,
             reaction_page: env.at_least("CHANCERY_REACTION_PAGE", COUNT, 1, 256)?,
-            member_limits: member_limits(&env)?,
+            member_limits: member_limits(env)?,
             teams: env.at_least("CHANCERY_TEAMS", COUNT, 1, 1_000)?,
             team_members: env.at_least("CHANCERY_TEAM_MEMBERS", COUNT, 1, 1_000)?,
             teams_per_member: env.at_least("CHANCERY_TEAMS_PER_MEMBER", COUNT, 1, 64)?,
             soft_deletion: Duration::from_secs(env.parsed("CHANCERY_SOFT_DELETION_S", SECONDS, 90 * 86_400)?),
-            threads: match env.text("CHANCERY_THREADS") {
-                None => None,
-                Some(_) => Some(env.at_least("CHANCERY_THREADS", COUNT, 1, 1)?),
-            },
+            threads: env.optional::<std::num::NonZeroUsize>("CHANCERY_THREADS", COUNT)?.map(std::num::NonZeroUsize::get),
             publish_pace: Duration::from_millis(env.parsed("CHANCERY_PUBLISH_PACE_MS", "a number of milliseconds", 25)?),
-            log: env.text("CHANCERY_LOG").unwrap_or_else(|| "info".into()),
-            log_json: env.text("CHANCERY_LOG_FORMAT").is_some_and(|format| format == "json"),
+            log: env.text_or("CHANCERY_LOG", "info"),
+            log_json: env.text_or("CHANCERY_LOG_FORMAT", "text") == "json",
             otlp_endpoint: env.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
-            data: env.text("CHANCERY_DATA").unwrap_or_else(|| ".chancery".into()).into(),
+            data: env.text_or("CHANCERY_DATA", ".chancery").into(),
             failpoint: env.text("CHANCERY_FAILPOINT"),
         })
     }

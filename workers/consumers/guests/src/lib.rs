@@ -24,6 +24,10 @@ const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), D
 /// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
 pub const NAME: &str = "guests";
 
+/// The subjects it wants: those of the events whose rows in the registry name it, and no others.
+pub const FILTERS: &[&str] =
+    &["evt.*.user.suspended", "evt.*.user.deactivated", "evt.*.user.reactivated", "evt.*.user.deleted", "evt.*.tenant.member_joined"];
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
@@ -32,7 +36,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let durable = Durable {
         name: NAME,
         stream: stream::EVENTS,
-        filters: &["evt.*.user.suspended", "evt.*.user.deactivated", "evt.*.user.reactivated", "evt.*.user.deleted", "evt.*.tenant.member_joined"],
+        filters: FILTERS,
         order: Order::None,
         start: Start::All,
         ack_wait: Duration::from_secs(10),

@@ -14,6 +14,9 @@ const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), D
 /// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
 pub const NAME: &str = "logging";
 
+/// The subjects it wants: those of the events whose rows in the registry name it, and no others.
+pub const FILTERS: &[&str] = &[stream::ALL_EVENTS];
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
@@ -22,7 +25,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let durable = Durable {
         name: NAME,
         stream: stream::EVENTS,
-        filters: &[stream::ALL_EVENTS],
+        filters: FILTERS,
         order: Order::None,
         start: Start::All,
         ack_wait: Duration::from_secs(10),

@@ -34,6 +34,26 @@ const BACKOFF: &[Duration] =
 /// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
 pub const NAME: &str = "notifications";
 
+/// The subjects it wants: those of the events whose rows in the registry name it, and no others.
+pub const FILTERS: &[&str] = &[
+    "evt.*.tenant.created",
+    "evt.*.tenant.updated",
+    "evt.*.tenant.activated",
+    "evt.*.tenant.suspended",
+    "evt.*.tenant.cancelled",
+    "evt.*.tenant.plan_upgraded",
+    "evt.*.tenant.sso_configured",
+    "evt.*.tenant.sso_disabled",
+    "evt.*.tenant.member_joined",
+    "evt.*.tenant.member_role_changed",
+    "evt.*.tenant.member_removed",
+    "evt.*.user.>",
+    "evt.*.invitation.sent",
+    "evt.*.invitation.accepted",
+    "evt.*.invitation.expired",
+    "evt.*.team.members_added",
+];
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
@@ -42,7 +62,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let durable = Durable {
         name: NAME,
         stream: stream::EVENTS,
-        filters: &["evt.*.tenant.>", "evt.*.user.>", "evt.*.invitation.sent", "evt.*.invitation.accepted", "evt.*.invitation.expired"],
+        filters: FILTERS,
         order: Order::None,
         start: Start::All,
         ack_wait: Duration::from_secs(10),
@@ -83,7 +103,7 @@ mod tests {
     #[test]
     fn the_filters_cover_what_the_registry_says() {
         let topics = ["tenant", "user"];
-        let events = ["invitation.sent", "invitation.accepted", "invitation.expired"];
+        let events = ["invitation.sent", "invitation.accepted", "invitation.expired", "team.members_added"];
         for entry in registry::EVENTS.iter().filter(|entry| entry.consumers.contains(&"notifications")) {
             let topic = entry.event_type.split('.').next().unwrap();
             assert!(topics.contains(&topic) || events.contains(&entry.event_type), "{}", entry.event_type);

@@ -20,6 +20,9 @@ const BACKOFF: &[Duration] = &[Duration::from_secs(1), Duration::from_secs(5), D
 /// The durable, the role, and what dead letters and metrics call it. No two consumers may share one: they would share the events.
 pub const NAME: &str = "withdrawals";
 
+/// The subjects it wants: those of the events whose rows in the registry name it, and no others.
+pub const FILTERS: &[&str] = &["evt.*.tenant.cancelled", "evt.*.user.deleted"];
+
 /// Runs until `stop` is cancelled, then drains.
 ///
 /// # Errors
@@ -28,7 +31,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let durable = Durable {
         name: NAME,
         stream: stream::EVENTS,
-        filters: &["evt.*.tenant.cancelled", "evt.*.user.deleted"],
+        filters: FILTERS,
         order: Order::None,
         start: Start::All,
         ack_wait: Duration::from_secs(10),

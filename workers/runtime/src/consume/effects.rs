@@ -97,7 +97,7 @@ where
         transaction.commit().await?;
         failpoint::hit("consumer_committed");
         self.position = position;
-        handled.iter().for_each(|event| self.metrics.handled(event.envelope.timestamp));
+        handled.iter().for_each(|event| self.metrics.handled(&event.envelope));
         self.notes.handled(handled);
         self.parked.extend(newly_parked);
         self.metrics.parked.set(i64::try_from(self.parked.len()).unwrap_or(i64::MAX));

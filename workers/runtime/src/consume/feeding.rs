@@ -129,7 +129,7 @@ where
             }
             let Err(failure) = self.call(&batch, range.clone()).await else {
                 outages = 0;
-                batch.events[range].iter().for_each(|event| self.metrics.handled(event.envelope.timestamp));
+                batch.events[range].iter().for_each(|event| self.metrics.handled(&event.envelope));
                 continue;
             };
             self.metrics.failed.inc();

@@ -1,6 +1,8 @@
 //! What a consumer tells Prometheus.
 
-use prometheus::{Histogram, HistogramOpts, IntCounter, IntGauge, Opts, core::Collector};
+use aggregates::registry;
+use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, Opts, core::Collector};
+use subjects::Envelope;
 use time::OffsetDateTime;
 
 /// From a millisecond to five minutes: what is later is late.
@@ -9,7 +11,8 @@ const BUCKETS: [f64; 14] = [0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5
 /// The figures of one consumer.
 #[derive(Debug, Clone)]
 pub(crate) struct Metrics {
-    pub(crate) handled: IntCounter,
+    /// By the type of the event, as the registry knows it: what it does not know is `other`, so that nobody makes names here.
+    handled: IntCounterVec,
     pub(crate) failed: IntCounter,
     pub(crate) dead: IntCounter,
     pub(crate) gaps: IntCounter,
@@ -37,7 +40,7 @@ impl Metrics {
             .const_label("consumer", consumer)
             .buckets(BUCKETS.to_vec());
         Some(Self {
-            handled: counter("handled_total", "Events handled.")?,
+            handled: registered(IntCounterVec::new(options("handled_total", "Events handled, by type."), &["type"]))?,
             failed: counter("failed_total", "Calls that failed.")?,
             dead: counter("dead_lettered_total", "Events given up on.")?,
             gaps: counter("gaps_total", "Gaps in the sequence of a tenant that did not heal.")?,
@@ -48,9 +51,10 @@ impl Metrics {
         })
     }
 
-    /// Notes that an event of this time is handled now.
-    pub(crate) fn handled(&self, event_time: OffsetDateTime) {
-        self.handled.inc();
-        self.latency.observe((OffsetDateTime::now_utc() - event_time).as_seconds_f64().max(0.0));
+    /// Notes that an event is handled now.
+    pub(crate) fn handled(&self, event: &Envelope) {
+        let event_type = registry::event(&event.event_type).map_or("other", |entry| entry.event_type);
+        self.handled.with_label_values(&[event_type]).inc();
+        self.latency.observe((OffsetDateTime::now_utc() - event.timestamp).as_seconds_f64().max(0.0));
     }
 }

@@ -50,7 +50,7 @@ where
         let failure = match &head.event {
             Ok(event) => match self.unpark(head.place, event).await {
                 Ok(()) => {
-                    self.metrics.handled(event.envelope.timestamp);
+                    self.metrics.handled(&event.envelope);
                     self.notes.handled([event]);
                     if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
                         self.parked.remove(&head.aggregate);

@@ -302,7 +302,7 @@ where
                     failpoint::hit("consumer_handled");
                     self.notes.handled(&batch.events[range.clone()]);
                     for place in range {
-                        self.metrics.handled(batch.events[place].envelope.timestamp);
+                        self.metrics.handled(&batch.events[place].envelope);
                         batch.open[place].ack().await;
                     }
                     continue;

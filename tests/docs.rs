@@ -1,0 +1,213 @@
+//! The documents made from the code: `docs/events.md`, `docs/problems/<code>.md` and `docs/configuration.md` are what the registry, the
+//! gateway and the configuration say. Written anew by `CHANCERY_RECORD=1 cargo test -p chancery --test docs`.
+
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected must fail at once")]
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    fmt::Write as _,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use aggregates::registry::{self, EventEntry};
+use chancery::role::Consumer;
+use command_gateway::problem::Code;
+use runtime::{Config, config};
+
+fn root() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).parent().unwrap().to_owned()
+}
+
+/// Compares files below `docs/` with what they should be, or writes them.
+fn compare(present: &BTreeMap<String, String>) {
+    let docs = root().join("docs");
+    for (name, text) in present {
+        let file = docs.join(name);
+        if std::env::var_os("CHANCERY_RECORD").is_some_and(|value| value == "1") {
+            fs::create_dir_all(file.parent().unwrap()).unwrap();
+            fs::write(&file, text).unwrap();
+        }
+        let kept = fs::read_to_string(&file).unwrap_or_default();
+        let different = kept.lines().zip(text.lines()).find(|(kept, text)| kept != text);
+        assert!(kept == *text, "docs/{name} has drifted ({different:?}): CHANCERY_RECORD=1 cargo test -p chancery --test docs writes it anew");
+    }
+}
+
+/// The text of every Rust file below a folder, tests left out.
+fn sources(folder: &Path, text: &mut String) {
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    entries.sort();
+    for entry in entries {
+        if entry.is_dir() {
+            sources(&entry, text);
+        } else if entry.extension().is_some_and(|kind| kind == "rs") {
+            text.push_str(&fs::read_to_string(entry).unwrap());
+        }
+    }
+}
+
+/// A field of an event's data: its name in JSON and its doc line.
+type Field = (String, String);
+
+/// What the doc comments at an event's variant say: its own line, and its fields.
+fn described(source: &str, event_type: &str) -> (String, Vec<Field>) {
+    let tag = format!("#[serde(rename = \"{event_type}\")]");
+    let (before, after) = source.split_once(&tag).unwrap_or_else(|| panic!("no variant has {tag}"));
+    let about =
+        before.trim_end().lines().last().and_then(|line| line.trim().strip_prefix("/// ")).unwrap_or_else(|| panic!("{event_type} has no doc line"));
+    let body = after.split("\n    },").next().unwrap();
+    let mut fields = Vec::new();
+    let mut doc = String::new();
+    for line in body.lines().map(str::trim) {
+        if let Some(text) = line.strip_prefix("/// ") {
+            doc = if doc.is_empty() { text.to_owned() } else { format!("{doc} {text}") };
+        } else if let Some((name, _)) = line.split_once(": ").filter(|(name, _)| name.bytes().all(|byte| byte == b'_' || byte.is_ascii_lowercase())) {
+            fields.push((camel(name), std::mem::take(&mut doc)));
+        }
+    }
+    (about.to_owned(), fields)
+}
+
+fn camel(name: &str) -> String {
+    let mut words = name.split('_');
+    let first = words.next().unwrap_or_default().to_owned();
+    words.fold(first, |text, word| text + &word[..1].to_uppercase() + &word[1..])
+}
+
+fn list<'a>(items: impl IntoIterator<Item = &'a str>) -> String {
+    let items: Vec<String> = items.into_iter().map(|item| format!("`{item}`")).collect();
+    if items.is_empty() { "none".into() } else { items.join(", ") }
+}
+
+/// The commands that may emit an event.
+fn commands(entry: &EventEntry) -> Vec<String> {
+    let emitting = registry::EMITS.iter().filter(|emits| emits.events.contains(&entry.event_type));
+    emitting.map(|emits| format!("{}.{}", emits.kind, emits.command)).collect()
+}
+
+fn event(source: &str, entry: &EventEntry) -> String {
+    let (about, fields) = described(source, entry.event_type);
+    let recorded = root().join(format!("workers/aggregates/recorded/events/{}.json", entry.event_type));
+    let sample = fs::read_to_string(recorded).unwrap();
+    let value: serde_json::Value = serde_json::from_str(&sample).unwrap();
+    let in_sample: BTreeSet<&str> = value["data"].as_object().unwrap().keys().map(String::as_str).collect();
+    assert_eq!(
+        in_sample,
+        fields.iter().map(|(name, _)| name.as_str()).collect(),
+        "{}: the variant's fields and the recorded sample",
+        entry.event_type
+    );
+    let commands = commands(entry);
+    let mut text = format!("\n## {}\n\n{about}\n\n", entry.event_type);
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "- {name}: {value}");
+    };
+    line("subject", format!("`evt.<tenantId>.{}`", entry.event_type));
+    line("topic and aggregate", format!("`{}`, `{}`", entry.event_type.split('.').next().unwrap(), entry.kind));
+    line("emitted by", list(commands.iter().map(String::as_str)));
+    line("consumers", list(entry.consumers.iter().copied()));
+    line("audit action", format!("`{}`", entry.audit_action));
+    line("personal fields", list(entry.personal.iter().copied()));
+    text.push_str("\n| field of `data` | meaning |\n|---|---|\n");
+    for (name, about) in fields {
+        let _ = writeln!(text, "| `{name}` | {about} |");
+    }
+    let _ = write!(text, "\n```json\n{sample}```\n");
+    text
+}
+
+#[test]
+fn the_docs_of_events_are_what_the_registry_says() {
+    let mut source = String::new();
+    sources(&root().join("workers/aggregates/src"), &mut source);
+    let mut text = String::from(
+        "# Events\n\nMade from the registry (`workers/aggregates/src/registry.rs`), the doc comments of the events and the recorded samples; see \
+         `tests/docs.rs`. Do not edit.\n\nEvery event is a message of the stream `EVENTS` in the envelope that `subjects/src/event.rs` describes; \
+         below is its `data`, with everything\noptional filled. Personal fields are JSON pointers into `data`.\n\n| event | emitted by |",
+    );
+    for consumer in Consumer::ALL {
+        let _ = write!(text, " {} |", consumer.name());
+    }
+    text.push_str("\n|---|---|");
+    text.push_str(&"---|".repeat(Consumer::ALL.len()));
+    text.push('\n');
+    for entry in registry::EVENTS {
+        let commands = commands(entry);
+        let _ = write!(text, "| [`{}`](#{}) | {} |", entry.event_type, entry.event_type.replace('.', ""), list(commands.iter().map(String::as_str)));
+        for consumer in Consumer::ALL {
+            let _ = write!(text, " {} |", if entry.consumers.contains(&consumer.name()) { "×" } else { "" });
+        }
+        text.push('\n');
+    }
+    for entry in registry::EVENTS {
+        text.push_str(&event(&source, entry));
+    }
+    compare(&[("events.md".to_owned(), text)].into());
+}
+
+#[test]
+fn the_docs_of_problems_are_what_the_gateway_serves() {
+    let mut index = String::from(
+        "# Problems\n\nEvery answer that is not a success has one of these codes. Made from the gateway, which serves the same pages under \
+         `/problems/<code>`; see `tests/docs.rs`. Do not edit.\n\n| code | status | meaning |\n|---|---|---|\n",
+    );
+    let mut codes: Vec<Code> = Code::all().collect();
+    codes.sort_by_key(|code| (code.status(), code.name()));
+    for code in &codes {
+        let _ = writeln!(index, "| [`{0}`]({0}.md) | {1} | {2} |", code.name(), code.status(), code.title());
+    }
+    let mut files: BTreeMap<String, String> = codes.iter().map(|code| (format!("problems/{}.md", code.name()), code.markdown())).collect();
+    files.insert("problems/README.md".into(), index);
+    compare(&files);
+    let kept = fs::read_dir(root().join("docs/problems")).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+    let stale: Vec<String> = kept.filter(|name| !files.contains_key(&format!("problems/{name}"))).collect();
+    assert!(stale.is_empty(), "docs/problems has {stale:?}, and there is no such code");
+}
+
+/// Variables that are read before there is a configuration, or by tools and tests.
+const ELSEWHERE: [(&str, &str); 6] = [
+    ("CHANCERY_ROLE_PASSWORD", "the password `migrate` gives the database roles; also as `CHANCERY_ROLE_PASSWORD_FILE`"),
+    ("CHANCERY_NATS_SERVER", "a nats-server binary for `up`, `bench` and the tests, instead of the one found or fetched"),
+    ("CHANCERY_POSTGRES_BIN", "a folder with PostgreSQL's programs for `up`, `bench` and the tests, instead of the one found or fetched"),
+    ("CHANCERY_GUARDED", "a role ends when its standard input does; set by who starts it"),
+    ("CHANCERY_RECORD", "`1` lets the tests record JSON and these documents anew"),
+    ("CHANCERY_TEST_COMMANDS", "commands in each of the load tests"),
+];
+
+/// Every variable a text names.
+fn named(text: &str) -> BTreeSet<String> {
+    let is_part = |c: char| c.is_ascii_uppercase() || c.is_ascii_digit() || c == '_';
+    let starts = text.match_indices("CHANCERY_").map(|(start, _)| text[start..].chars().take_while(|c| is_part(*c)).collect::<String>());
+    starts.map(|name| name.trim_end_matches('_').trim_end_matches("_FILE").to_owned()).filter(|name| name != "CHANCERY").collect()
+}
+
+#[test]
+fn the_docs_of_the_configuration_are_what_is_read() {
+    let mut text = String::from(
+        "# Configuration\n\nEvery setting is a variable, read once at start. Made from the doc lines of `workers/runtime/src/config.rs`; see \
+         `tests/docs.rs`. Do not edit. A secret `X` may\nalso be in a file that `X_FILE` names. `chancery config` prints what each comes to and where \
+         from, secrets redacted.\n\n| variable | takes | default | meaning |\n|---|---|---|---|\n",
+    );
+    for (variable, setting) in config::variables().iter().zip(Config::settings(&|_| None).unwrap()) {
+        let in_words = variable.about.split_once("Default: ").map(|(_, words)| words.trim_end_matches('.').to_owned());
+        let default = in_words.or_else(|| setting.value.map(|value| format!("`{value}`"))).unwrap_or_default();
+        let about = variable.about.replace('|', "\\|");
+        let name = if variable.has_file { format!("`{0}`, `{0}_FILE`", variable.name) } else { format!("`{}`", variable.name) };
+        let _ = writeln!(text, "| {name} | {} | {default} | {about} |", setting.takes);
+    }
+    text.push_str("\n## Outside of it\n\n| variable | meaning |\n|---|---|\n");
+    for (name, about) in ELSEWHERE {
+        let _ = writeln!(text, "| `{name}` | {about} |");
+    }
+    compare(&[("configuration.md".to_owned(), text)].into());
+
+    let mut source = String::new();
+    for folder in ["subjects", "command-gateway", "chancery", "workers", "tests"] {
+        sources(&root().join(folder), &mut source);
+    }
+    let documented: BTreeSet<String> =
+        config::variables().iter().map(|variable| variable.name).chain(ELSEWHERE.iter().map(|(name, _)| *name)).map(str::to_owned).collect();
+    let unknown: Vec<String> = named(&source).difference(&documented).cloned().collect();
+    assert!(unknown.is_empty(), "the sources name {unknown:?}, which docs/configuration.md does not know");
+}
