@@ -123,13 +123,15 @@ async fn an_event_stream_has_its_own_tenant_the_types_asked_for_and_no_secret() 
         let address = json!({ "email": format!("{}@example.com", fresh("i")) });
         let invitation = stack.post(&path("invitations"), &operator, &address).await.expect(201).text_at("/aggregateId");
         stack.post(&path(&format!("invitations/{invitation}/send")), &operator, &json!({})).await.expect(200);
-        stack.post(&path("users"), &operator, &person(1)).await.expect(201);
+        // What is not asked for comes before what is.
         rename(&stack, tenant, 1).await;
+        stack.post(&path("users"), &operator, &person(1)).await.expect(201);
     }
-    let expected = ["invitation.created", "invitation.sent", "user.created", "tenant.updated"];
+    let expected = ["invitation.created", "invitation.sent", "tenant.updated", "user.created"];
     let received = all.take(4).await;
     assert_eq!(received.iter().map(|received| received.event.as_str()).collect::<Vec<_>>(), expected);
-    assert_eq!(some.take(3).await.iter().map(|received| received.event.clone()).collect::<Vec<_>>(), expected[..3]);
+    let types: Vec<String> = some.take(3).await.into_iter().map(|received| received.event).collect();
+    assert_eq!(types, ["invitation.created", "invitation.sent", "user.created"]);
     let hashes = "SELECT count(*) FROM events WHERE body::text LIKE '%tokenHash%'";
     assert!(stack.db().await.query_one(hashes, &[]).await.unwrap().get::<_, i64>(0) >= 4, "there is a secret to be hidden");
     // From the stream and from the table.
