@@ -64,6 +64,7 @@ use crate::{
         route::audit::list,
         route::history::list,
         route::events::follow,
+        route::notification::list,
     ),
     components(schemas(crate::problem::ProblemBody, crate::answer::CommandView))
 )]

@@ -53,6 +53,7 @@ pub const PERMISSIONS: &[(&str, Least)] = &[
     ("audit:read", ADMIN),
     ("history:read", ADMIN),
     ("events:read", ADMIN),
+    ("notifications:read", ADMIN),
     // Outside of tenants.
     ("links:use", Least::Public),
     ("commands:read", Least::Caller),

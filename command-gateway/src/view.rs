@@ -382,6 +382,57 @@ pub struct HistoryPage {
     pub total_is_exact: Option<bool>,
 }
 
+/// A mail of the delivery log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotificationView {
+    /// Id; the mail's `Message-ID` begins with it.
+    pub id: String,
+    /// The event it tells of.
+    pub event_id: String,
+    /// That event's type.
+    pub event_type: String,
+    /// What it says, by the name of its template.
+    pub template: String,
+    /// `low`, `medium` or `high`.
+    pub criticality: String,
+    /// Who is told; null for an address that was nobody's yet.
+    pub user_id: Option<String>,
+    /// The invitation it carries.
+    pub invitation_id: Option<String>,
+    /// The present address of the tenant's user, member or invitation; null once that is gone.
+    pub email: Option<String>,
+    /// `pending`, `sent` or `undeliverable`.
+    pub state: String,
+    /// How often a sending began.
+    pub attempts: u64,
+    /// Why it waits, or could not be delivered.
+    pub error: Option<String>,
+    /// When it was written down.
+    pub created_at: String,
+    /// When it is tried next, while it waits.
+    pub next_attempt_at: Option<String>,
+    /// When it was sent or given up.
+    pub ended_at: Option<String>,
+}
+
+/// A page of the delivery log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "camelCase", deny_unknown_fields)]
+pub struct NotificationPage {
+    /// The mails.
+    pub items: Vec<NotificationView>,
+    /// How many there are, counted up to 10,000.
+    pub total: u64,
+    /// The page, from 1.
+    pub page: u64,
+    /// Items on a page.
+    pub page_size: u64,
+    /// `false` where there are more than `total` says.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub total_is_exact: Option<bool>,
+}
+
 /// The caller.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "camelCase", deny_unknown_fields)]

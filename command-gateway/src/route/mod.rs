@@ -9,6 +9,7 @@ pub(crate) mod invitation;
 pub(crate) mod link;
 pub(crate) mod me;
 pub(crate) mod member;
+pub(crate) mod notification;
 mod ops;
 pub(crate) mod team;
 pub(crate) mod tenant;
@@ -107,6 +108,7 @@ fn endpoints() -> Vec<Endpoint> {
         audit::endpoints(),
         history::endpoints(),
         events::endpoints(),
+        notification::endpoints(),
     ]
     .into_iter()
     .flatten()

@@ -3,7 +3,9 @@
 mod answering;
 mod auditing;
 mod catalogue;
+mod delivery_log;
 mod expiry;
+mod fanning_out;
 mod guests;
 mod in_order;
 mod mail_server;
@@ -11,6 +13,7 @@ mod mailing;
 mod outages;
 mod poison;
 mod replay;
+mod telling;
 mod the_log;
 mod timeline;
 mod withdrawals;

@@ -3,9 +3,15 @@
 use std::collections::BTreeMap;
 
 use chancery::role::Consumer;
-use serde_json::json;
+use hyper::Method;
+use serde_json::{Value, json};
 
-use super::{accept, address, dead_letters, followed, forget_position, invite, ledger, mail_server::MailServer, tenant};
+use super::{
+    accept, address, dead_letters, followed, forget_position, invite, ledger,
+    mail_server::MailServer,
+    telling::{act, operate, person, tenant_of},
+    tenant,
+};
 use crate::harness::{Stack, wait_until};
 
 const NOTIFIER: &str = "notifications";
@@ -104,6 +110,76 @@ async fn a_notifier_that_hears_everything_again_sends_no_second_mail() {
     let after: Vec<(String, String)> = mail.all().iter().map(|mail| (mail.header().to_owned(), mail.subject().to_owned())).collect();
     let more: Vec<_> = after[before.len()..].iter().filter(|(header, _)| !header.contains(&next)).collect();
     assert!(more.is_empty(), "{more:?}");
+    assert!(by_id(&mail).values().all(|count| *count == 1), "{:?}", by_id(&mail));
+    assert_eq!(dead_letters(&stack).await, 0);
+}
+
+/// Everything again from the first event, after changes that would put other people, or more of them, in the place of those who were told:
+/// more managers, somebody who left and came back, an inviter who has become a member, switches that are on now.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_replay_of_notifications_sends_no_mail() {
+    let mail = MailServer::start().await;
+    let mut stack = Stack::builder().consumers(&CONSUMERS).env("CHANCERY_MAIL", mail.url()).env("CHANCERY_SOFT_DELETION_S", 0).start().await;
+    let (tenant, owner) = tenant_of(&stack, "starter").await;
+    let (ann, bob) = (person(&stack, &tenant, "ann").await, person(&stack, &tenant, "bob").await);
+    let by_owner = async |method: Method, path: &str, body: Value| act(&stack, &tenant, &owner.id, method, path, &body).await;
+    // What nobody is told while it is switched off; what managers are told; what everybody is told.
+    by_owner(Method::PATCH, &format!("/users/{}", ann.id), json!({ "fullName": "Ann Other" })).await.expect(200);
+    by_owner(Method::POST, "/plan", json!({ "plan": "professional" })).await.expect(200);
+    operate(&stack, &tenant, "/suspend", &json!({})).await;
+    operate(&stack, &tenant, "/activate", &json!({})).await;
+    let team = by_owner(Method::POST, "/teams", json!({ "name": "Design" })).await.expect(201).text_at("/aggregateId");
+    by_owner(Method::POST, &format!("/teams/{team}/members"), json!({ "userIds": [ann.id, bob.id] })).await.expect(200);
+    // An operator's invitation has no inviter among the members.
+    let guest = address("guest");
+    invite(&stack, &tenant, &guest).await;
+    accept(&stack, mail.received(&guest, 1).await.remove(0).token()).await.expect(200);
+    by_owner(Method::POST, &format!("/members/{}/role", bob.id), json!({ "role": "readonly" })).await.expect(200);
+    by_owner(Method::DELETE, &format!("/members/{}", bob.id), Value::Null).await.expect(200);
+    // Eve invites and is gone when it is accepted.
+    let (eve, late) = (person(&stack, &tenant, "eve").await, address("late"));
+    by_owner(Method::POST, &format!("/members/{}/role", eve.id), json!({ "role": "admin" })).await.expect(200);
+    act(&stack, &tenant, &eve.id, Method::POST, "/invitations", &json!({ "email": late, "role": "member" })).await.expect(201);
+    let token = mail.received(&late, 1).await.remove(0).token().to_owned();
+    by_owner(Method::DELETE, &format!("/members/{}", eve.id), Value::Null).await.expect(200);
+    accept(&stack, &token).await.expect(200);
+    mail.quiet(&stack).await;
+    for step in ["suspend", "deactivate"] {
+        by_owner(Method::POST, &format!("/users/{}/{step}", ann.id), json!({})).await.expect(200);
+    }
+    // The changes.
+    by_owner(Method::POST, &format!("/users/{}/reactivate", ann.id), json!({})).await.expect(200);
+    by_owner(Method::POST, &format!("/members/{}/role", ann.id), json!({ "role": "admin" })).await.expect(200);
+    for back in [&bob, &eve] {
+        by_owner(Method::POST, "/members", json!({ "userId": back.id, "role": "admin" })).await.expect(201);
+    }
+    let settings = json!({ "settings": { "notifyProfileUpdated": true, "notifyInvitationExpired": true } });
+    by_owner(Method::PATCH, "", settings).await.expect(200);
+    let last = person(&stack, &tenant, "last").await;
+    mail.received(&last.email, 2).await;
+    mail.quiet(&stack).await;
+
+    for round in 0..2 {
+        let before: Vec<String> = mail.all().iter().map(|mail| format!("{} {}", mail.header(), mail.subject())).collect();
+        let rows = super::count(&stack, "SELECT count(*) FROM notifications.ledger").await;
+        assert!(stack.stop(NOTIFIER));
+        forget_position(&stack, Consumer::Notifications).await;
+        stack.start_again(NOTIFIER, &[]);
+        mail.quiet(&stack).await;
+        let after: Vec<String> = mail.all().iter().map(|mail| format!("{} {}", mail.header(), mail.subject())).collect();
+        assert_eq!(after[before.len()..], [] as [String; 0]);
+        assert_eq!(super::count(&stack, "SELECT count(*) FROM notifications.ledger").await, rows);
+        // A deletion, so that the second time hears of somebody who is gone.
+        if round == 1 {
+            break;
+        }
+        for step in ["deactivate", ""] {
+            let (method, path) = if step.is_empty() { (Method::DELETE, String::new()) } else { (Method::POST, format!("/{step}")) };
+            act(&stack, &tenant, &owner.id, method, &format!("/users/{}{path}", last.id), &Value::Null).await.expect(200);
+        }
+        mail.received(&last.email, 5).await;
+        mail.quiet(&stack).await;
+    }
     assert!(by_id(&mail).values().all(|count| *count == 1), "{:?}", by_id(&mail));
     assert_eq!(dead_letters(&stack).await, 0);
 }

@@ -160,7 +160,7 @@ async fn another_tenants_users_and_invitations_are_not_there_in_ones_own() {
     let theirs_asked = stack.get(&format!("/v1/commands/{}", theirs.command), &token).await;
     let nothing_asked = stack.get(&format!("/v1/commands/{}", made_up.command), &token).await;
     assert_eq!(theirs_asked.text.replace(&theirs.command, ""), nothing_asked.text.replace(&made_up.command, ""));
-    for list in ["users", "members", "invitations", "teams", "audit"] {
+    for list in ["users", "members", "invitations", "teams", "audit", "notifications"] {
         let items = stack.get(&format!("/v1/tenants/{}/{list}?pageSize=100", tenants[0].id), &token).await.expect(200);
         for id in [&theirs.tenant.id, &theirs.tenant.owner, &theirs.user, &theirs.invitation, &theirs.team] {
             assert!(!items.text.contains(id.as_str()), "{list} shows {id}: {}", items.text);

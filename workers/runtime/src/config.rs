@@ -154,6 +154,9 @@ pub struct Config {
     pub mails_per_user_hour: u32,
     /// `CHANCERY_MAILS_PER_TENANT_HOUR`: mails one tenant may cause an hour; more wait. Default 1000.
     pub mails_per_tenant_hour: u32,
+    /// `CHANCERY_MAIL_PAGE`: recipients of one event that are entered at once; more of them follow when fewer of the tenant's mails wait.
+    /// Default 500.
+    pub mail_page: u32,
     /// `CHANCERY_CONSUMER_BATCH`: events a consumer handles in one call at most. Default 256.
     pub consumer_batch: usize,
     /// `CHANCERY_REACTIONS_AT_ONCE`: commands of a reactor that are under way at once, and events it answers at once, at most. Default 64.
@@ -305,6 +308,7 @@ impl Config {
             mail_from: env.text_or("CHANCERY_MAIL_FROM", "Chancery <no-reply@localhost>"),
             mails_per_user_hour: env.at_least("CHANCERY_MAILS_PER_USER_HOUR", COUNT, 1, 100)?,
             mails_per_tenant_hour: env.at_least("CHANCERY_MAILS_PER_TENANT_HOUR", COUNT, 1, 1_000)?,
+            mail_page: env.at_least("CHANCERY_MAIL_PAGE", COUNT, 1, 500)?,
             consumer_batch: env.at_least("CHANCERY_CONSUMER_BATCH", COUNT, 1, 256)?,
             reactions_at_once: env.at_least("CHANCERY_REACTIONS_AT_ONCE", COUNT, 1, 64)?,
             reaction_page: env.at_least("CHANCERY_REACTION_PAGE", COUNT, 1, 256)?,

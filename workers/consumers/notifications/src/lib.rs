@@ -3,10 +3,12 @@
 //! The loop's function only writes rows ([`record`]); a second task sends them ([`Sender`]), with delays of its own, so that a mail
 //! server that is away never holds up the events.
 
+mod fanout;
 mod ledger;
 mod link;
 mod notice;
 mod projection;
+mod queue;
 mod sender;
 mod templates;
 mod transport;
@@ -81,7 +83,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let sender = Sender::new(pool.clone(), transport, links.clone(), &config)?;
 
     let handler = async |events: &[Event]| -> Result<(), Failure> {
-        record(&pool, &links, events).await?;
+        record(&pool, &links, config.mail_page, events).await?;
         work.notify_one();
         Ok(())
     };

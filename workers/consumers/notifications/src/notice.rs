@@ -3,7 +3,7 @@
 use aggregates::{
     invitation::{self, InvitationType},
     membership::{self, RemovalReason},
-    registry, tenant,
+    registry, team, tenant,
     user::{self, DeactivationReason},
 };
 use runtime::Failure;
@@ -71,7 +71,7 @@ pub(crate) fn notices(envelope: &Envelope) -> Result<Vec<Notice>, Failure> {
         Kind::User => of_user(typed(envelope)?),
         Kind::Membership => of_membership(typed(envelope)?),
         Kind::Invitation => of_invitation(typed(envelope)?),
-        Kind::Team => Vec::new(),
+        Kind::Team => of_team(typed(envelope)?),
     })
 }
 
@@ -91,7 +91,11 @@ fn of_tenant(event: tenant::Event) -> Vec<Notice> {
     use tenant::Event;
     match event {
         Event::Created { .. } => vec![notice("tenant_welcome", Audience::FirstOwner, json!({}))],
-        Event::Updated { .. } | Event::SsoConfigured { .. } | Event::SsoDisabled { .. } => Vec::new(),
+        Event::Updated { .. } => Vec::new(),
+        Event::SsoConfigured { provider, issuer, .. } => {
+            vec![notice("tenant_sso_configured", Audience::Managers, json!({ "provider": provider, "issuer": issuer }))]
+        }
+        Event::SsoDisabled { .. } => vec![notice("tenant_sso_disabled", Audience::Managers, json!({}))],
         Event::Activated { .. } => vec![notice("tenant_activated", Audience::Managers, json!({}))],
         Event::Suspended { reason, .. } => vec![notice("tenant_suspended", Audience::Everyone, json!({ "reason": reason }))],
         Event::Cancelled { reason, .. } => vec![notice("tenant_cancelled", Audience::Managers, json!({ "reason": reason }))],
@@ -182,6 +186,20 @@ fn of_invitation(event: invitation::Event) -> Vec<Notice> {
         | Event::AttributeSet { .. }
         | Event::AttributeRemoved { .. }
         | Event::Updated { .. } => Vec::new(),
+    }
+}
+
+fn of_team(event: team::Event) -> Vec<Notice> {
+    use team::Event;
+    match event {
+        // Who joined by the same acceptance is welcomed by the tenant.
+        Event::MembersAdded { name, user_ids, added_by, invitation_id: None, .. } => {
+            let told = |user| notice("team_welcome", Audience::Member(user), json!({ "team": name, "by": added_by }));
+            user_ids.into_iter().map(told).collect()
+        }
+        Event::MembersAdded { .. } | Event::MembersRemoved { .. } | Event::Created { .. } | Event::Updated { .. } | Event::Deleted { .. } => {
+            Vec::new()
+        }
     }
 }
 

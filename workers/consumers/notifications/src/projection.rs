@@ -95,8 +95,11 @@ async fn follow_tenant(transaction: &Transaction<'_>, envelope: &Envelope, event
 }
 
 async fn switch(transaction: &Transaction<'_>, tenant: Uuid, settings: tenant::Settings, sequence: i64) -> Result<(), Failure> {
-    let statement = "INSERT INTO notifications.switches AS s (tenant_id, profile_updated, invitation_expired, sequence) VALUES ($1, $2, $3, $4)
+    let statement = "INSERT INTO notifications.switches AS s (tenant_id, profile_updated, invitation_expired, sequence,
+             profile_updated_since, invitation_expired_since) VALUES ($1, $2, $3, $4, $4, $4)
          ON CONFLICT (tenant_id) DO UPDATE SET profile_updated = excluded.profile_updated, invitation_expired = excluded.invitation_expired,
+             profile_updated_since = CASE WHEN s.profile_updated THEN s.profile_updated_since ELSE excluded.sequence END,
+             invitation_expired_since = CASE WHEN s.invitation_expired THEN s.invitation_expired_since ELSE excluded.sequence END,
              sequence = excluded.sequence WHERE excluded.sequence > s.sequence";
     run(transaction, statement, &[&tenant, &settings.notify_profile_updated, &settings.notify_invitation_expired, &sequence]).await
 }

@@ -7,7 +7,7 @@ use std::{sync::Arc, time::Duration};
 use deadpool_postgres::Pool;
 use futures_util::{StreamExt, stream};
 use runtime::{Config, StartError, Stop, failpoint, health, store::describe};
-use serde_json::{Map, Value};
+use serde_json::Value;
 use tokio::{
     sync::Notify,
     time::{sleep, timeout},
@@ -15,53 +15,34 @@ use tokio::{
 use uuid::Uuid;
 
 use crate::{
+    fanout,
     link::Links,
     notice::link_of,
+    queue::{Queue, Row},
     templates::{Templates, criticality},
     transport::{CONNECTIONS, Mail, SendError, Transport},
 };
 
-/// Rows claimed at once.
-const CLAIM: i64 = 32;
-/// How long a claim lasts; longer than all its sendings can take.
-const CLAIM_SECONDS: f64 = 300.0;
 /// How often the ledger is looked at when nothing is said.
 const IDLE: Duration = Duration::from_secs(1);
+/// Delays after the first, second … time in a row that the database or the mail server was away; the last one repeats.
+const AWAY: [u64; 5] = [2, 5, 10, 30, 60];
 /// Delays after the first, second … time a mail could not be sent; the last one repeats.
 const DELAYS: [f64; 7] = [5.0, 15.0, 60.0, 300.0, 900.0, 1_800.0, 3_600.0];
 /// After so long nobody waits for it any more.
 const LATEST: time::Duration = time::Duration::hours(48);
-/// Rows over an hourly limit wait until its first place is free again, spread over so many seconds.
-const SPREAD: f64 = 600.0;
 /// A sending in all.
 const SEND_LIMIT: Duration = Duration::from_secs(120);
-/// The key of the lock under which limits are counted.
-const LIMITS_LOCK: i64 = 0x6e6f_7469_6669_6572;
 
 /// Sends mails from the ledger.
 pub struct Sender {
     pool: Pool,
+    queue: Queue,
     transport: Arc<Transport>,
     templates: Templates,
     links: Links,
     service: String,
-    per_user: i64,
-    per_tenant: i64,
-}
-
-/// A claimed row.
-struct Row {
-    id: Uuid,
-    effect: String,
-    recipient: String,
-    tenant: Uuid,
-    address: String,
-    name: Option<String>,
-    context: Map<String, Value>,
-    attempts: i32,
-    doubts: i32,
-    in_doubt: bool,
-    created: time::OffsetDateTime,
+    page: i64,
 }
 
 /// What is noted at the end.
@@ -79,22 +60,28 @@ impl Sender {
     pub fn new(pool: Pool, transport: Transport, links: Links, config: &Config) -> Result<Self, StartError> {
         let templates = Templates::new().map_err(|error| StartError::Setup(format!("a mail template cannot be read: {error:#}")))?;
         let service = config.mail_from.split('<').next().map(str::trim).filter(|name| !name.is_empty()).unwrap_or("Chancery").to_owned();
-        let (per_user, per_tenant) = (i64::from(config.mails_per_user_hour), i64::from(config.mails_per_tenant_hour));
-        Ok(Self { pool, transport: Arc::new(transport), templates, links, service, per_user, per_tenant })
+        let queue = Queue::new(pool.clone(), config.mails_per_user_hour, config.mails_per_tenant_hour);
+        Ok(Self { pool, queue, transport: Arc::new(transport), templates, links, service, page: i64::from(config.mail_page) })
     }
 
     /// Sends until `stop`; what has begun is finished and noted.
     pub async fn run(&self, work: &Notify, stop: &Stop) {
+        let mut failures = 0;
         while !stop.is_cancelled() {
             match self.round(stop).await {
-                Ok(0) => {}
-                Ok(_) => continue,
+                Ok(0) => failures = 0,
+                Ok(_) => {
+                    failures = 0;
+                    continue;
+                }
                 Err(error) => {
                     tracing::warn!(%error, "mails wait");
                     health::set("mail", true, format!("waiting: {error}"));
+                    let seconds = AWAY[failures.min(AWAY.len() - 1)];
+                    failures += 1;
                     tokio::select! {
                         () = stop.cancelled() => {}
-                        () = sleep(IDLE * 5) => {}
+                        () = sleep(Duration::from_secs(seconds)) => {}
                     }
                     continue;
                 }
@@ -108,63 +95,24 @@ impl Sender {
         }
     }
 
-    /// One look at the ledger. Returns how many rows were due.
+    /// One look at the ledger: a page of what is told to many, then what is due. Returns how many of these there were.
     ///
     /// # Errors
     /// The database or the mail server is away; nothing is in doubt by that.
     pub async fn round(&self, stop: &Stop) -> Result<usize, String> {
-        if !self.any_due().await? {
-            return Ok(0);
+        let paged = usize::from(fanout::go_on(&self.pool, self.page).await?);
+        if !self.queue.any_due().await? {
+            return Ok(paged);
         }
         self.transport.ready().await.map_err(|error| error.to_string())?;
-        let rows = self.claim().await?;
+        let rows = self.queue.claim().await?;
         failpoint::hit("notifications_claimed");
         let count = rows.len();
-        let sendings = stream::iter(rows).map(|row| async move {
-            // A claim that is not used runs out by itself.
-            if stop.is_cancelled() { Ok(()) } else { self.send(row).await }
-        });
+        let sendings =
+            stream::iter(rows).map(|row| async move { if stop.is_cancelled() { self.queue.give_back(&row).await } else { self.send(row).await } });
         let results: Vec<Result<(), String>> = sendings.buffer_unordered(usize::try_from(CONNECTIONS).unwrap_or(1)).collect().await;
         results.into_iter().collect::<Result<(), String>>()?;
-        Ok(count)
-    }
-
-    async fn any_due(&self) -> Result<bool, String> {
-        let client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let row = client.query_opt("SELECT FROM notifications.ledger WHERE state = 'pending' AND next_at <= now() LIMIT 1", &[]).await;
-        row.map(|row| row.is_some()).map_err(|error| describe(&error))
-    }
-
-    async fn claim(&self) -> Result<Vec<Row>, String> {
-        let client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let rows = client
-            .query(
-                "WITH due AS (
-                     SELECT id FROM notifications.ledger WHERE state = 'pending' AND next_at <= now() ORDER BY next_at LIMIT $1
-                     FOR UPDATE SKIP LOCKED)
-                 UPDATE notifications.ledger l SET next_at = now() + make_interval(secs => $2) FROM due WHERE l.id = due.id
-                 RETURNING l.id, l.effect, l.recipient, l.tenant_id, coalesce(l.address, ''), l.name, coalesce(l.context::text, '{}'),
-                     l.attempts, l.doubts, l.intent_at IS NOT NULL, l.created_at",
-                &[&CLAIM, &CLAIM_SECONDS],
-            )
-            .await
-            .map_err(|error| describe(&error))?;
-        Ok(rows
-            .iter()
-            .map(|row| Row {
-                id: row.get(0),
-                effect: row.get(1),
-                recipient: row.get(2),
-                tenant: row.get(3),
-                address: row.get(4),
-                name: row.get(5),
-                context: serde_json::from_str(row.get(6)).unwrap_or_default(),
-                attempts: row.get(7),
-                doubts: row.get(8),
-                in_doubt: row.get(9),
-                created: row.get(10),
-            })
-            .collect())
+        Ok(count + paged)
     }
 
     async fn send(&self, row: Row) -> Result<(), String> {
@@ -173,49 +121,15 @@ impl Sender {
             End::Undeliverable("twice in doubt: it may have arrived".into())
         } else if row.created < time::OffsetDateTime::now_utc() - LATEST {
             End::Undeliverable("it could not be sent in time".into())
-        } else if !self.admit(&row, doubts).await? {
-            End::Later {
-                error: "the hourly limit is reached".into(),
-                seconds: self.until_free(&row).await? + rand::random_range(1.0..=SPREAD),
-                doubt: false,
-            }
-        } else {
+        } else if self.queue.admit(&row, doubts).await? {
             failpoint::hit("notifications_intended");
             let end = self.try_send(&row).await;
             failpoint::hit("notifications_sent");
             end
+        } else {
+            return Ok(());
         };
         self.note(&row, end).await
-    }
-
-    /// Notes that the sending begins, unless the hour is full. Counted under a lock: the limit is exact.
-    async fn admit(&self, row: &Row, doubts: i32) -> Result<bool, String> {
-        let mut client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let admitted = async {
-            let transaction = client.transaction().await?;
-            transaction.execute("SELECT pg_advisory_xact_lock($1)", &[&LIMITS_LOCK]).await?;
-            let admitted = transaction
-                .execute(
-                    "UPDATE notifications.ledger SET intent_at = now(), attempts = attempts + 1, doubts = $6
-                     WHERE id = $1 AND state = 'pending'
-                     AND (SELECT count(*) FROM notifications.ledger WHERE recipient = $2 AND intent_at > now() - interval '1 hour') < $4
-                     AND (SELECT count(*) FROM notifications.ledger WHERE tenant_id = $3 AND intent_at > now() - interval '1 hour') < $5",
-                    &[&row.id, &row.recipient, &row.tenant, &self.per_user, &self.per_tenant, &doubts],
-                )
-                .await?;
-            transaction.commit().await?;
-            Ok::<bool, tokio_postgres::Error>(admitted == 1)
-        };
-        admitted.await.map_err(|error| describe(&error))
-    }
-
-    /// Seconds until the oldest mail of the hour does not count any more.
-    async fn until_free(&self, row: &Row) -> Result<f64, String> {
-        let client = self.pool.get().await.map_err(|error| error.to_string())?;
-        let statement = "SELECT coalesce(extract(epoch FROM min(intent_at) + interval '1 hour' - now()), 0)::float8 FROM notifications.ledger
-             WHERE intent_at > now() - interval '1 hour' AND (recipient = $1 OR tenant_id = $2)";
-        let row = client.query_one(statement, &[&row.recipient, &row.tenant]).await.map_err(|error| describe(&error))?;
-        Ok(row.get::<_, f64>(0).max(0.0))
     }
 
     async fn try_send(&self, row: &Row) -> End {

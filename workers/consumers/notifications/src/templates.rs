@@ -33,10 +33,13 @@ templates![
     "tenant_activated",
     "tenant_cancelled",
     "tenant_plan_upgraded",
+    "tenant_sso_configured",
+    "tenant_sso_disabled",
     "member_welcome",
     "member_role_changed",
     "member_removed",
     "member_left",
+    "team_welcome",
     "invitation",
     "invitation_accepted",
     "invitation_expired",
@@ -50,11 +53,28 @@ pub(crate) enum Criticality {
     High,
 }
 
+impl Criticality {
+    /// As the ledger and the log write it.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Low => "low",
+            Self::Medium => "medium",
+            Self::High => "high",
+        }
+    }
+}
+
 /// What a notice is worth.
 pub(crate) fn criticality(effect: &str) -> Criticality {
     match effect {
-        "user_deactivated_alert" | "tenant_suspended" | "tenant_cancelled" | "user_suspended" | "user_deleted" => Criticality::High,
-        "user_welcome" | "member_welcome" | "tenant_welcome" | "profile_updated" | "member_left" => Criticality::Low,
+        "user_deactivated_alert"
+        | "tenant_suspended"
+        | "tenant_cancelled"
+        | "tenant_sso_configured"
+        | "tenant_sso_disabled"
+        | "user_suspended"
+        | "user_deleted" => Criticality::High,
+        "user_welcome" | "member_welcome" | "tenant_welcome" | "team_welcome" | "profile_updated" | "member_left" => Criticality::Low,
         _ => Criticality::Medium,
     }
 }
@@ -112,7 +132,7 @@ mod tests {
     fn context(name: &str) -> Map<String, Value> {
         let Value::Object(context) = json!({
             "service": "Chancery", "name": name, "tenant": "Acme & Sons", "role": "member", "old": "free", "new": "starter", "by": "Bob",
-            "reason": "unpaid", "email": "ann@example.com", "expires": "2026-11-29", "link": "https://id.example/invite#token=abc"
+            "reason": "unpaid", "team": "Design", "provider": "Keycloak", "issuer": "https://login.example", "email": "ann@example.com", "expires": "2026-11-29", "link": "https://id.example/invite#token=abc"
         }) else {
             unreachable!()
         };
