@@ -1,7 +1,9 @@
 //! The reactor that sends what was created to be sent.
 
-use chancery::role::Consumer;
+use async_nats::jetstream::consumer::{FromConsumer as _, pull};
+use chancery::role::{Consumer, Role};
 use serde_json::json;
+use subjects::stream as names;
 
 use super::{address, dead_letters, events_of, followed, forget_position, invite, tenant};
 use crate::harness::{Stack, wait_until};
@@ -44,4 +46,27 @@ async fn a_created_invitation_is_sent_exactly_once_though_its_reactor_is_killed_
     }
     assert_eq!(events_of(&stack, &unsent, "invitation.sent").await, 0, "nobody asked for it");
     assert_eq!(dead_letters(&stack).await, 0, "a repeat is no fault");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_that_an_older_version_made_with_other_filters_gets_todays_and_keeps_its_place() {
+    let mut stack = Stack::builder().consumers(&[Consumer::Onboarding]).start().await;
+    let tenant = tenant(&stack).await;
+    let first = invite(&stack, &tenant, &address("guest")).await;
+    wait_until("it is sent", async || events_of(&stack, &first, "invitation.sent").await > 0).await;
+    followed(&stack, Consumer::Onboarding).await;
+    assert!(stack.stop(REACTOR));
+    let stream = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap();
+    let mut old = stream.get_consumer::<pull::Config>(REACTOR).await.unwrap();
+    let place = old.info().await.unwrap().ack_floor.stream_sequence;
+    let mut config = pull::Config::try_from_consumer_config(old.cached_info().config.clone()).unwrap();
+    config.filter_subject = "evt.*.invitation.declined".into();
+    stream.update_consumer(config).await.unwrap();
+
+    stack.start_another("onboarding-2", Role::Consumer(Consumer::Onboarding), &[]);
+    let second = invite(&stack, &tenant, &address("guest")).await;
+    wait_until("it is sent", async || events_of(&stack, &second, "invitation.sent").await > 0).await;
+    let now = stream.get_consumer::<pull::Config>(REACTOR).await.unwrap();
+    assert!(now.cached_info().delivered.stream_sequence > place, "it did not begin again");
+    assert_eq!(events_of(&stack, &first, "invitation.sent").await, 1);
 }

@@ -1,17 +1,19 @@
 //! A tenant is created active, may be suspended and activated again, and ends cancelled; its plan only goes up.
 
 mod configuring;
+mod event;
 
 use serde::{Deserialize, Serialize};
-use subjects::{Role, TenantId, UserId, derive};
+use subjects::{Role, UserId, derive};
 
 use crate::{
-    About, Claim, ClaimChange, Decision, Emitted, Holder, Needs, Reason, Scope, Surroundings, membership,
-    text::{Email, Issuer, Line, Slug},
+    About, Claim, Decision, Emitted, Needs, Reason, Scope, Surroundings, membership,
+    text::{Email, Line, Slug},
     user,
 };
 
 pub use configuring::{Settings, SettingsPatch, Sso};
+pub use event::Event;
 
 /// What a tenant pays for; decides how many members it may have.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -106,82 +108,6 @@ pub enum Command {
     ConfigureSso(Sso),
     /// No longer say so.
     DisableSso(Nothing),
-}
-
-/// What can happen to a tenant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
-pub enum Event {
-    /// It came to be.
-    #[serde(rename = "tenant.created")]
-    Created {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// Short name.
-        slug: Slug,
-        /// Full name.
-        name: Line,
-        /// Plan.
-        plan: Plan,
-    },
-    /// Its description changed.
-    #[serde(rename = "tenant.updated")]
-    Updated {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// What changed.
-        changes: Changes,
-    },
-    /// A suspension ended.
-    #[serde(rename = "tenant.activated")]
-    Activated {
-        /// The tenant.
-        tenant_id: TenantId,
-    },
-    /// It was suspended.
-    #[serde(rename = "tenant.suspended")]
-    Suspended {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// Why.
-        reason: Option<Line>,
-    },
-    /// It ended.
-    #[serde(rename = "tenant.cancelled")]
-    Cancelled {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// Why.
-        reason: Option<Line>,
-    },
-    /// Its plan went up.
-    #[serde(rename = "tenant.plan_upgraded")]
-    PlanUpgraded {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// Before.
-        old_plan: Plan,
-        /// After.
-        new_plan: Plan,
-    },
-    /// Its people sign in elsewhere.
-    #[serde(rename = "tenant.sso_configured")]
-    SsoConfigured {
-        /// The tenant.
-        tenant_id: TenantId,
-        /// The provider's name.
-        provider: Line,
-        /// The issuer's identifier.
-        issuer: Issuer,
-        /// What the provider knows us by.
-        client_id: Line,
-    },
-    /// They no longer do.
-    #[serde(rename = "tenant.sso_disabled")]
-    SsoDisabled {
-        /// The tenant.
-        tenant_id: TenantId,
-    },
 }
 
 /// A field before and after.
@@ -290,44 +216,6 @@ impl Command {
                 Needs { claims, ..Needs::default() }
             }
             _ => Needs::default(),
-        }
-    }
-}
-
-impl Event {
-    /// Every type.
-    pub const TYPES: [&'static str; 8] = [
-        "tenant.created",
-        "tenant.updated",
-        "tenant.activated",
-        "tenant.suspended",
-        "tenant.cancelled",
-        "tenant.plan_upgraded",
-        "tenant.sso_configured",
-        "tenant.sso_disabled",
-    ];
-
-    /// `<topic>.<event>`.
-    pub const fn event_type(&self) -> &'static str {
-        match self {
-            Self::Created { .. } => "tenant.created",
-            Self::Updated { .. } => "tenant.updated",
-            Self::Activated { .. } => "tenant.activated",
-            Self::Suspended { .. } => "tenant.suspended",
-            Self::Cancelled { .. } => "tenant.cancelled",
-            Self::PlanUpgraded { .. } => "tenant.plan_upgraded",
-            Self::SsoConfigured { .. } => "tenant.sso_configured",
-            Self::SsoDisabled { .. } => "tenant.sso_disabled",
-        }
-    }
-
-    /// What it does to claims. A slug stays taken after cancellation: links to it must not change hands.
-    pub fn claims(&self, _before: Option<&State>, tenant: TenantId) -> Vec<ClaimChange> {
-        match self {
-            Self::Created { slug, .. } => {
-                vec![ClaimChange::Take(Claim::new(Scope::Slug, slug.as_str()), Holder { tenant, id: tenant.uuid() })]
-            }
-            _ => Vec::new(),
         }
     }
 }

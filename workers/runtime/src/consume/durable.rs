@@ -1,6 +1,6 @@
 //! The literal that is a durable consumer, and its counterpart in JetStream.
 
-use std::time::Duration;
+use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{
     Context,
@@ -111,7 +111,8 @@ impl Durable {
         }
     }
 
-    /// The durable in JetStream: created when missing, verified when it exists.
+    /// The durable in JetStream: created when missing, verified when it exists. Other filters are what another version has: they are
+    /// changed, and the position stays.
     ///
     /// # Errors
     /// [`StartError::Settings`] when it exists with others, [`StartError::Nats`] for whatever may pass.
@@ -134,12 +135,17 @@ impl Durable {
             }
             Err(error) => return Err(nats(&error)),
         };
-        let differences = differences(&wanted, &consumer.cached_info().config);
-        if differences.is_empty() {
-            Ok(consumer)
-        } else {
-            Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") })
+        let found = &consumer.cached_info().config;
+        let differences = differences(&wanted, found);
+        if !differences.is_empty() {
+            return Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") });
         }
+        if filters(&wanted.filter_subject, &wanted.filter_subjects) == filters(&found.filter_subject, &found.filter_subjects) {
+            return Ok(consumer);
+        }
+        let updated = context.update_consumer_on_stream(wanted, self.stream).await.map_err(|error| nats(&error))?;
+        tracing::info!(consumer = self.name, filters = ?self.filters, "the durable had other filters and has these from here on");
+        Ok(updated)
     }
 
     /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
@@ -165,7 +171,12 @@ fn is_missing(error: &stream::ConsumerError) -> bool {
     matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == async_nats::jetstream::ErrorCode::CONSUMER_NOT_FOUND)
 }
 
-/// Compares what matters; the server adds metadata and defaults of its own.
+/// All filters, however they are told.
+fn filters(one: &str, several: &[String]) -> BTreeSet<String> {
+    several.iter().cloned().chain((!one.is_empty()).then(|| one.to_owned())).collect()
+}
+
+/// Compares what matters and may not be changed; the server adds metadata and defaults of its own.
 fn differences(wanted: &pull::Config, found: &Found) -> Vec<String> {
     let mut differences = Vec::new();
     let mut compare = |what: &str, wanted: String, found: String| {
@@ -173,13 +184,6 @@ fn differences(wanted: &pull::Config, found: &Found) -> Vec<String> {
             differences.push(format!("{what} should be {wanted} and is {found}"));
         }
     };
-    let filters = |one: &str, several: &[String]| {
-        let mut all: Vec<String> = several.to_vec();
-        all.extend((!one.is_empty()).then(|| one.to_owned()));
-        all.sort();
-        format!("{all:?}")
-    };
-    compare("filters", filters(&wanted.filter_subject, &wanted.filter_subjects), filters(&found.filter_subject, &found.filter_subjects));
     compare("start", format!("{:?}", wanted.deliver_policy), format!("{:?}", found.deliver_policy));
     compare("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy));
     compare("ack wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait));
