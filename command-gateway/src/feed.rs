@@ -39,7 +39,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// How long a pull request stays at the server, and how often the server shows life meanwhile.
 const EXPIRES: (Duration, Duration) = (Duration::from_secs(30), Duration::from_secs(5));
 /// When the server forgets a reader nobody asks for.
-const INACTIVE: Duration = Duration::from_secs(60);
+const INACTIVE: Duration = Duration::from_secs(40);
 /// The first and the longest pause before a reader is made again.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
@@ -52,8 +52,8 @@ pub(crate) struct Shown {
     pub(crate) stream_sequence: u64,
     /// `<topic>.<event>`.
     pub(crate) event_type: String,
-    /// What kind of thing it happened to.
-    pub(crate) kind: Kind,
+    /// What kind of thing it happened to; none where a newer version knows it.
+    pub(crate) kind: Option<Kind>,
     /// To which one.
     pub(crate) aggregate: String,
     /// The envelope without what is secret.
@@ -82,6 +82,7 @@ pub(crate) struct Feeds {
     context: Context,
     buffer: usize,
     per_caller: usize,
+    per_tenant: usize,
     places: Arc<Semaphore>,
     tenants: Mutex<HashMap<TenantId, Feed>>,
     callers: Mutex<HashMap<String, usize>>,
@@ -112,6 +113,7 @@ impl Feeds {
             client,
             buffer: config.stream_buffer,
             per_caller: config.streams_per_caller,
+            per_tenant: config.streams_per_tenant,
             places: Arc::new(Semaphore::new(config.streams)),
             tenants: Mutex::default(),
             callers: Mutex::default(),
@@ -123,7 +125,7 @@ impl Feeds {
     /// Follows a tenant: everything published from now on is told, or [`News::Look`] instead.
     ///
     /// # Errors
-    /// Too many follow already: all, or this caller.
+    /// Too many follow already: all, of this tenant, or of this caller.
     pub(crate) fn follow(self: &Arc<Self>, tenant: TenantId, caller: &str) -> Result<Following, Problem> {
         let place = self.places.clone().try_acquire_owned().map_err(|_| Problem::new(Code::Overloaded))?;
         let mut callers = locked(&self.callers);
@@ -134,6 +136,11 @@ impl Feeds {
         *open += 1;
         drop(callers);
         let mut tenants = locked(&self.tenants);
+        if tenants.get(&tenant).is_some_and(|feed| feed.followers >= self.per_tenant) {
+            drop(tenants);
+            self.leave(caller);
+            return Err(Problem::new(Code::RateLimited).detail("too many event streams of this tenant are open").retry_after(5));
+        }
         let feed = tenants.entry(tenant).or_insert_with(|| {
             let (news, life) = (broadcast::Sender::new(self.buffer), watch::Sender::new(Arc::from("0")));
             let heard = life.subscribe();
@@ -144,6 +151,17 @@ impl Feeds {
         self.open.inc();
         let (news, life) = (feed.news.subscribe(), feed.life.clone());
         Ok(Following { feeds: self.clone(), tenant, caller: caller.to_owned(), news, life, _place: place })
+    }
+
+    /// A caller has one stream less.
+    fn leave(&self, caller: &str) {
+        let mut callers = locked(&self.callers);
+        if let Some(open) = callers.get_mut(caller) {
+            *open -= 1;
+            if *open == 0 {
+                callers.remove(caller);
+            }
+        }
     }
 }
 
@@ -163,14 +181,7 @@ impl Following {
 impl Drop for Following {
     fn drop(&mut self) {
         self.feeds.open.dec();
-        let mut callers = locked(&self.feeds.callers);
-        if let Some(open) = callers.get_mut(&self.caller) {
-            *open -= 1;
-            if *open == 0 {
-                callers.remove(&self.caller);
-            }
-        }
-        drop(callers);
+        self.feeds.leave(&self.caller);
         let mut tenants = locked(&self.feeds.tenants);
         if let Some(feed) = tenants.get_mut(&self.tenant) {
             feed.followers -= 1;
@@ -191,6 +202,20 @@ async fn read_on(client: Client, context: Context, tenant: TenantId, news: broad
         tracing::debug!(tenant.id = %tenant, error, "an event feed begins again");
         pause = if *life.borrow() == before { (pause * 2).min(PAUSE.1) } else { PAUSE.0 };
         sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await;
+    }
+}
+
+/// A reader's consumer, which the server is told to forget when the reader ends, however it ends: each one costs every publish.
+struct Gone {
+    context: Context,
+    name: String,
+}
+
+impl Drop for Gone {
+    fn drop(&mut self) {
+        let (context, name) = (self.context.clone(), std::mem::take(&mut self.name));
+        // Without the server's answer it goes by itself, after a while.
+        tokio::spawn(async move { context.delete_consumer_from_stream(name, names::EVENTS).await });
     }
 }
 
@@ -217,6 +242,7 @@ async fn read(
         ..pull::Config::default()
     };
     let consumer = stream.create_consumer(wanted).await.map_err(|error| error.to_string())?;
+    let _gone = Gone { context: context.clone(), name: consumer.cached_info().name.clone() };
     let reading = consumer.stream().max_messages_per_batch(256).expires(EXPIRES.0).heartbeat(EXPIRES.1).messages();
     let mut messages = reading.await.map_err(|error| error.to_string())?;
     life.send_replace(streams::incarnation(stream.cached_info()).into());
@@ -257,7 +283,7 @@ fn shown_message(tenant: TenantId, message: &Message, stream_sequence: u64) -> O
         sequence: envelope.sequence,
         stream_sequence,
         event_type: envelope.event_type,
-        kind: envelope.aggregate,
+        kind: Some(envelope.aggregate),
         aggregate: envelope.aggregate_id,
         body: shown::body(text).ok()?,
     })

@@ -18,6 +18,9 @@ use crate::{
     telemetry::Telemetry,
 };
 
+/// Histories that are followed at once; more wait for their turn.
+const HISTORIES: usize = 8;
+
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
@@ -55,6 +58,8 @@ pub(crate) struct Parts {
     pub(crate) links: Keyed,
     /// How often who may ask.
     pub(crate) limits: Limits,
+    /// Histories that may be followed at once.
+    pub(crate) histories: Semaphore,
     /// Requests that may be worked on at once.
     pub(crate) in_flight: Semaphore,
     /// What is counted.
@@ -102,6 +107,7 @@ impl Gateway {
             waiting,
             links,
             limits: Limits::new(&config),
+            histories: Semaphore::new(HISTORIES),
             in_flight: Semaphore::new(config.in_flight),
             metrics,
             health: Health::new(stop),

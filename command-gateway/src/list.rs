@@ -95,12 +95,29 @@ pub(crate) type ExplainError = Box<dyn std::error::Error + Send + Sync>;
 
 type Param = Box<dyn ToSql + Sync + Send>;
 
-/// A number or truth value as its term has it: a number without a fraction has no point.
+/// A number or truth value as its term has it: a number in full, without an exponent and without zeros at the end of a fraction.
 fn plain(literal: &Value) -> String {
-    const EXACT: f64 = 9_007_199_254_740_992.0;
-    match literal.as_f64() {
-        Some(number) if number.fract() == 0.0 && number.abs() < EXACT => format!("{number:.0}"),
-        _ => literal.to_string(),
+    let text = literal.to_string();
+    if !literal.is_number() {
+        return text;
+    }
+    let (sign, digits) = text.strip_prefix('-').map_or(("", text.as_str()), |digits| ("-", digits));
+    let (mantissa, exponent) = digits.split_once(['e', 'E']).unwrap_or((digits, "0"));
+    let (whole, fraction) = mantissa.split_once('.').unwrap_or((mantissa, ""));
+    // Numbers come from 64 bits here, so a text is at most some hundred digits long.
+    let point = whole.len() as i64 + exponent.parse::<i64>().unwrap_or(0);
+    let digits = format!("{whole}{fraction}");
+    let padded = match usize::try_from(point) {
+        Ok(point) if point >= digits.len() => format!("{digits}{}", "0".repeat(point - digits.len())),
+        Ok(point) => format!("{}.{}", &digits[..point], &digits[point..]),
+        Err(_) => format!("0.{}{digits}", "0".repeat(usize::try_from(-point).unwrap_or(0))),
+    };
+    let padded = if padded.contains('.') { padded.trim_end_matches('0').trim_end_matches('.').to_owned() } else { padded };
+    let plain = padded.trim_start_matches('0');
+    match plain {
+        "" => "0".to_owned(),
+        fraction if fraction.starts_with('.') => format!("{sign}0{fraction}"),
+        other => format!("{sign}{other}"),
     }
 }
 
@@ -299,6 +316,24 @@ mod tests {
 
     fn asked(pairs: &[(&str, &str)]) -> Result<Asked, Problem> {
         LISTING.asked(&Params::new(pairs))
+    }
+
+    #[test]
+    fn a_number_is_looked_for_as_the_database_writes_it() {
+        for (given, plainly) in [
+            ("7", "7"),
+            ("-7.50", "-7.5"),
+            ("1e16", "10000000000000000"),
+            ("10000000000000000.0", "10000000000000000"),
+            ("1e-7", "0.0000001"),
+            ("1.25e2", "125"),
+            ("0.0", "0"),
+            ("0.05", "0.05"),
+            ("18446744073709551615", "18446744073709551615"),
+            ("true", "true"),
+        ] {
+            assert_eq!(plain(&serde_json::from_str(given).unwrap()), plainly, "{given}");
+        }
     }
 
     #[test]

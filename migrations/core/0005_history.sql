@@ -15,7 +15,7 @@ CREATE TABLE consumer_notes (
     attempts       integer NOT NULL,
     noted_at       timestamptz NOT NULL
 );
-CREATE INDEX consumer_notes_place ON consumer_notes (consumer, last_sequence);
+CREATE INDEX consumer_notes_place ON consumer_notes (consumer, incarnation, last_sequence);
 CREATE INDEX consumer_notes_age ON consumer_notes USING brin (noted_at);
 ALTER TABLE consumer_notes OWNER TO chancery_owner;
 GRANT SELECT, DELETE ON consumer_notes TO chancery_worker;

@@ -36,7 +36,8 @@ UPDATE notifications.ledger SET event_type = CASE effect
     -- `user_suspended` is of `user.suspended`, and so on.
     ELSE regexp_replace(effect, '_', '.') END,
     invitation_id = CASE WHEN context ->> 'invitation' LIKE 'inv\_%' THEN substr(context ->> 'invitation', 5)::uuid END;
-ALTER TABLE notifications.ledger ALTER COLUMN event_type SET NOT NULL;
+-- With a default: a notifier of the version before may still be writing.
+ALTER TABLE notifications.ledger ALTER COLUMN event_type SET DEFAULT '', ALTER COLUMN event_type SET NOT NULL;
 
 -- What was told to many before this table was there has been told.
 INSERT INTO notifications.fanouts (event_id, effect, tenant_id, event_type, sequence, managers, criticality, stale, done_at)
@@ -46,6 +47,8 @@ INSERT INTO notifications.fanouts (event_id, effect, tenant_id, event_type, sequ
 -- Each tenant's share of what is due, and what of it waits.
 DROP INDEX notifications.ledger_due;
 CREATE INDEX ledger_due ON notifications.ledger (tenant_id, next_at) WHERE state = 'pending';
+-- Whether anything is due at all.
+CREATE INDEX ledger_any_due ON notifications.ledger (next_at) WHERE state = 'pending';
 CREATE INDEX ledger_waiting ON notifications.ledger (recipient, next_at) WHERE state = 'pending';
 -- What the log can be filtered and sorted by.
 CREATE INDEX ledger_log ON notifications.ledger (tenant_id, created_at, id);

@@ -1,5 +1,7 @@
 //! Many invitations in one request: one command each, and a result per item. A bad item costs the others nothing.
 
+use std::collections::HashSet;
+
 use axum::{extract::State, response::Response};
 use futures_util::future::join_all;
 use serde::{Deserialize, Serialize};
@@ -139,22 +141,37 @@ pub(crate) async fn bulk(State(gateway): State<Gateway>, access: Access, meta: M
         return Err(Problem::new(Code::ValidationFailed).errors(vec![count]));
     }
     let base = meta.command_id(&access.tenant.to_string(), &access.caller.principal);
-    let each = items.iter().enumerate().map(async |(index, item)| {
-        // Under a key the same item has the same command; the whole body is what the key stands for.
-        let id: CommandId = derive(base.uuid(), &format!("bulk/{index}"));
-        // The request has counted as one already.
+    // Under a key the same item has the same command; the whole body is what the key stands for.
+    let ids: Vec<CommandId> = (0..ITEMS).map(|index| derive(base.uuid(), &format!("bulk/{index}"))).collect();
+    let known = decided(&gateway, &meta, &body.bytes, &ids).await?;
+    let each = items.iter().zip(&ids).enumerate().map(async |(index, (item, id))| {
+        // The request has counted as one already, and what was decided before does not count again.
         if index > 0
+            && !known.contains(id)
             && let Err(problem) = gateway.limits.caller(&access.caller)
         {
             return BulkResult::of(index, None, Err(problem));
         }
         match read::<CreateInvitation>(item.to_string().as_bytes()) {
             Err(problem) => BulkResult::of(index, None, Err(problem)),
-            Ok(form) => BulkResult::of(index, Some(id), send(&gateway, &access, &meta, &body.bytes, id, form).await),
+            Ok(form) => BulkResult::of(index, Some(*id), send(&gateway, &access, &meta, &body.bytes, *id, form).await),
         }
     });
     let results = BulkResults { results: join_all(each).await };
     Ok(json(serde_json::to_vec(&results).map_err(|_| Problem::new(Code::Internal))?))
+}
+
+/// Which commands of the key were decided before.
+///
+/// # Errors
+/// Another body was sent under the key: it has no effect, not even where this one has more items.
+async fn decided(gateway: &Gateway, meta: &Meta, bytes: &[u8], ids: &[CommandId]) -> Result<HashSet<CommandId>, Problem> {
+    let Some(fingerprint) = gateway.commands.fingerprint(meta, bytes) else { return Ok(HashSet::new()) };
+    let outcomes = gateway.store.outcomes(ids).await?;
+    if let Some(other) = outcomes.iter().find(|outcome| outcome.fingerprint.as_ref().is_some_and(|theirs| *theirs != fingerprint)) {
+        return Err(Problem::new(Code::IdempotencyKeyReused).about(other.command_id));
+    }
+    Ok(outcomes.into_iter().map(|outcome| outcome.command_id).collect())
 }
 
 async fn send(

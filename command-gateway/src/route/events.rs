@@ -223,7 +223,7 @@ impl Stream {
 
     /// Sends an event, if it was asked for and may be read.
     async fn event(&mut self, event: &Shown) -> Result<(), End> {
-        let person = matches!(event.kind, Kind::User | Kind::Membership);
+        let person = matches!(event.kind, Some(Kind::User | Kind::Membership));
         if person && event.aggregate == self.access.caller.principal {
             // It may be what takes the right away.
             if let Some(user) = self.access.caller.user() {
@@ -272,13 +272,15 @@ fn shown_row(row: &tokio_postgres::Row) -> Result<Shown, String> {
     fn text(error: impl ToString) -> String {
         error.to_string()
     }
-    let kind: Kind = row.try_get::<_, &str>(2).map_err(text)?.parse().map_err(|()| "an unknown kind".to_owned())?;
+    // What a newer worker knows is shown all the same: nobody's right to read depends on it here.
+    let kind: Option<Kind> = row.try_get::<_, &str>(2).map_err(text)?.parse().ok();
+    let aggregate: Uuid = row.try_get(3).map_err(text)?;
     Ok(Shown {
         sequence: row.try_get::<_, i64>(0).map_err(text)?.unsigned_abs(),
         stream_sequence: 0,
         event_type: row.try_get(1).map_err(text)?,
         kind,
-        aggregate: kind.id(row.try_get::<_, Uuid>(3).map_err(text)?),
+        aggregate: kind.map_or_else(|| aggregate.to_string(), |kind| kind.id(aggregate)),
         body: shown::body(row.try_get(4).map_err(text)?).map_err(text)?,
     })
 }

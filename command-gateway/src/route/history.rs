@@ -140,6 +140,8 @@ async fn follow(gateway: &Gateway, access: &Access, kind: Kind, id: Uuid, first:
     }
     let (name, limit) = (kind.name(), i64::from(gateway.config.history_events));
     let last = i64::try_from(last).unwrap_or(i64::MAX);
+    // A few at a time: each holds as many events as the limit allows.
+    let _turn = gateway.histories.acquire().await.map_err(|_| Problem::new(Code::Internal))?;
     let rows = gateway.store.rows(Sight::of(access.tenant), SQL, &[&id, &name, &last, &limit]).await?;
     let mut state = Aggregate::empty(kind);
     let mut known = HashMap::new();
@@ -166,8 +168,13 @@ async fn follow(gateway: &Gateway, access: &Access, kind: Kind, id: Uuid, first:
     Ok(known)
 }
 
+/// A state as it is shown. Who is in a team is left out: there may be a thousand, and the events name who came and went.
 fn as_json(state: &impl Serialize) -> Result<Value, Problem> {
-    serde_json::to_value(state).map_err(|error| unreadable(&error))
+    let mut value = serde_json::to_value(state).map_err(|error| unreadable(&error))?;
+    if let Value::Object(fields) = &mut value {
+        fields.remove("members");
+    }
+    Ok(value)
 }
 
 fn unreadable(error: &serde_json::Error) -> Problem {

@@ -113,11 +113,7 @@ impl Commands {
         let begun = Instant::from_std(meta.begun);
         let end = begun + self.request_timeout.saturating_sub(RESERVE);
         let id = draft.id;
-        // Only a key can bring the same id with another request; a fresh id needs no fingerprint.
-        let fingerprint = meta
-            .key
-            .as_ref()
-            .map(|_| self.fingerprints.fingerprint(meta.policy.method.name(), &meta.path, meta.if_match.as_deref().unwrap_or_default(), body));
+        let fingerprint = self.fingerprint(meta, body);
         let letter = self.letter(draft, meta, fingerprint.clone())?;
         let mut waiter = self.waiting.register(id);
         let deadline = (begun + self.accept_deadline).min(end);
@@ -144,6 +140,12 @@ impl Commands {
             },
             Err(_) => Ok(Fate::Pending),
         }
+    }
+
+    /// What tells a request under a key from another. Only a key can bring the same id with another request; a fresh id needs none.
+    pub(crate) fn fingerprint(&self, meta: &Meta, body: &[u8]) -> Option<String> {
+        let key = meta.key.as_ref();
+        key.map(|_| self.fingerprints.fingerprint(meta.policy.method.name(), &meta.path, meta.if_match.as_deref().unwrap_or_default(), body))
     }
 
     fn letter(&self, draft: Draft, meta: &Meta, fingerprint: Option<String>) -> Result<Letter, Problem> {

@@ -160,8 +160,9 @@ impl Looking<'_> {
     async fn noted(&self, consumers: &BTreeSet<&str>, place: u64) -> Result<(Vec<Note>, Vec<InOrder>), Problem> {
         // The notes near it by the index; those that cover it among them.
         const NOTED: &str = "SELECT c.name, n.state, n.attempts, n.noted_at FROM unnest($1::text[]) c (name) CROSS JOIN LATERAL (
-                 SELECT * FROM consumer_notes WHERE consumer = c.name AND last_sequence >= $2 ORDER BY last_sequence LIMIT $4) n
-             WHERE n.first_sequence <= $2 AND n.incarnation = $3";
+                 SELECT * FROM consumer_notes WHERE consumer = c.name AND incarnation = $3 AND last_sequence >= $2
+                  ORDER BY last_sequence LIMIT $4) n
+             WHERE n.first_sequence <= $2";
         const IN_ORDER: &str = "SELECT p.consumer, p.position >= $2, k.attempts, k.dead FROM consumer_positions p
              LEFT JOIN consumer_parked k ON k.consumer = p.consumer AND k.stream_sequence = $2 WHERE p.consumer = ANY ($1) AND p.incarnation = $3";
         let names: Vec<&str> = consumers.iter().copied().collect();

@@ -122,3 +122,18 @@ async fn a_right_gained_counts_at_once_on_every_gateway() {
         ask(gateway, &admins_only(&tenant), &member.token).await.expect(200);
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_role_lost_is_refused_though_its_worker_dies_before_it_tells_anybody() {
+    let mut stack = two_gateways().start().await;
+    let tenant = tenant(&stack).await;
+    let admin = member(&stack, &tenant, "admin").await;
+    assert!(stack.stop("worker-1"));
+    stack.start_again("worker-1", &[("CHANCERY_FAILPOINT", "committed=abort")]);
+    warm(&stack, &admins_only(&tenant), &admin.token).await;
+    // Decided, and its event is in the table alone: no drop will come, and nobody takes the partition over.
+    command(&stack, Method::POST, &tenant.path(&format!("/members/{}/role/revoke", admin.id)), &json!({ "role": "admin" })).await;
+    for gateway in stack.gateways() {
+        wait_until("the gateway says no", async || ask(gateway, &admins_only(&tenant), &admin.token).await.status == 403).await;
+    }
+}

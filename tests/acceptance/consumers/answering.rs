@@ -70,3 +70,29 @@ async fn a_durable_that_an_older_version_made_with_other_filters_gets_todays_and
     assert!(now.cached_info().delivered.stream_sequence > place, "it did not begin again");
     assert_eq!(events_of(&stack, &first, "invitation.sent").await, 1);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_partition_that_rests_holds_up_no_reaction_in_another() {
+    let mut stack = Stack::builder().consumers(&[Consumer::Onboarding]).start().await;
+    let resting = tenant(&stack).await;
+    let number = |id: &str| subjects::partition(id, 64);
+    let going = loop {
+        let other = tenant(&stack).await;
+        if number(&other.id) != number(&resting.id) {
+            break other;
+        }
+    };
+    assert!(stack.stop(REACTOR));
+    let items: Vec<_> = (0..60).map(|_| json!({ "email": address("guest") })).collect();
+    stack.post(&resting.path("/invitations/bulk"), &stack.operator_token(), &json!({ "invitations": items })).await.expect(200);
+    // A command that only a newer worker knows: until there is one, nothing is decided behind it.
+    let id = subjects::CommandId::new(uuid::Uuid::now_v7());
+    let unknown = json!({ "id": id, "type": "tenant.frobnicate", "tenantId": resting.id, "aggregateId": resting.id, "actor": "system",
+        "authority": "system", "timestamp": "2026-11-25T00:00:00.000Z", "correlationId": id, "keyed": false, "data": {} });
+    let subject = format!("cmd.{}.{}.tenant.frobnicate", number(&resting.id), resting.id);
+    stack.jetstream().await.publish(subject, unknown.to_string().into()).await.unwrap().await.unwrap();
+
+    stack.start_again(REACTOR, &[]);
+    let invitation = invite(&stack, &going, &address("guest")).await;
+    wait_until("it is sent", async || events_of(&stack, &invitation, "invitation.sent").await > 0).await;
+}

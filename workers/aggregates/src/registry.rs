@@ -134,7 +134,12 @@ pub const COMMANDS: &[CommandEntry] = &[
     c(Kind::Membership, "remove", SELF_OR_ADMIN, &[Reason::OwnerRequired, Reason::LastOwner]),
     c(Kind::Membership, "suspend", Least::System, &[]),
     c(Kind::Membership, "reactivate", Least::System, &[]),
-    c(Kind::Invitation, "create", ADMIN, &[Reason::TenantNotActive, Reason::InvalidState, Reason::AlreadyAMember, Reason::Expired]),
+    c(
+        Kind::Invitation,
+        "create",
+        ADMIN,
+        &[Reason::TenantNotActive, Reason::InvalidState, Reason::AlreadyAMember, Reason::Expired, Reason::SeatLimit],
+    ),
     c(Kind::Invitation, "send", ADMIN, &[Reason::InvalidState, Reason::Expired, Reason::TenantNotActive, Reason::TooManyResends]),
     c(
         Kind::Invitation,

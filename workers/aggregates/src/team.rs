@@ -337,7 +337,7 @@ fn decide_create(create: &Create, team_id: TeamId, surroundings: &Surroundings<'
         return Err(Reason::NameTaken);
     }
     require_free(&create.name, surroundings, about)?;
-    if surroundings.roster().teams >= surroundings.settings().teams {
+    if !surroundings.has_place_for_a_team() {
         return Err(Reason::TeamFull);
     }
     let event = Event::Created { tenant_id: about.tenant, team_id, name: create.name.clone(), parent_team_id: create.parent_team_id };

@@ -138,6 +138,8 @@ pub struct Settings {
     pub member_limits: [u32; 4],
     /// Time between deactivation and deletion of a user.
     pub soft_deletion: Duration,
+    /// Invitations of a tenant that may be pending.
+    pub pending_invitations: u32,
     /// Teams a tenant may have.
     pub teams: u32,
     /// Members a team may have.
@@ -148,7 +150,14 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { member_limits: [10, 100, 1_000, 100_000], soft_deletion: Duration::days(90), teams: 1_000, team_members: 1_000, teams_per_member: 64 }
+        Self {
+            member_limits: [10, 100, 1_000, 100_000],
+            soft_deletion: Duration::days(90),
+            pending_invitations: 10_000,
+            teams: 1_000,
+            team_members: 1_000,
+            teams_per_member: 64,
+        }
     }
 }
 
@@ -349,6 +358,16 @@ impl<'a> Surroundings<'a> {
     /// The counts of this tenant.
     pub fn roster(&self) -> Roster {
         self.world.rosters.get(&self.tenant).cloned().unwrap_or_default()
+    }
+
+    /// Whether the tenant may have one more team.
+    pub fn has_place_for_a_team(&self) -> bool {
+        self.world.rosters.get(&self.tenant).map_or(0, |roster| roster.teams) < self.world.settings.teams
+    }
+
+    /// Whether one more invitation of the tenant may be pending.
+    pub fn has_place_for_an_invitation(&self) -> bool {
+        self.world.rosters.get(&self.tenant).map_or(0, |roster| roster.pending_invitations) < self.world.settings.pending_invitations
     }
 
     /// Whether the tenant would have no active owner left without this one.

@@ -132,6 +132,8 @@ pub struct Config {
     pub streams: usize,
     /// `CHANCERY_STREAMS_PER_CALLER`: event streams one caller may have open at a gateway; more get 429. Default 8.
     pub streams_per_caller: usize,
+    /// `CHANCERY_STREAMS_PER_TENANT`: event streams of one tenant that may be open at a gateway; more get 429. Default 200.
+    pub streams_per_tenant: usize,
     /// `CHANCERY_STREAM_HEARTBEAT_MS`: an event stream shows life this often. Default 15000.
     pub stream_heartbeat: Duration,
     /// `CHANCERY_STREAM_RETRY_MS`: how long a client whose event stream ended is told to wait before it comes again. Default 2000.
@@ -167,6 +169,8 @@ pub struct Config {
     /// `CHANCERY_MEMBER_LIMITS`: members a tenant may have by plan, `free=…,starter=…,professional=…,enterprise=…`.
     /// Default `free=10,starter=100,professional=1000,enterprise=100000`.
     pub member_limits: [u32; 4],
+    /// `CHANCERY_PENDING_INVITATIONS`: invitations of a tenant that may be pending; more are refused with `seat_limit`. Default 10000.
+    pub pending_invitations: u32,
     /// `CHANCERY_TEAMS`: teams a tenant may have. Default 1000.
     pub teams: u32,
     /// `CHANCERY_TEAM_MEMBERS`: members a team may have; each change of a team writes all of them. Default 1000.
@@ -298,6 +302,7 @@ impl Config {
             history_events: env.at_least("CHANCERY_HISTORY_EVENTS", COUNT, 1, 2_000)?,
             streams: env.at_least("CHANCERY_STREAMS", COUNT, 1, 1_000)?,
             streams_per_caller: env.at_least("CHANCERY_STREAMS_PER_CALLER", COUNT, 1, 8)?,
+            streams_per_tenant: env.at_least("CHANCERY_STREAMS_PER_TENANT", COUNT, 1, 200)?,
             stream_heartbeat: env.millis("CHANCERY_STREAM_HEARTBEAT_MS", 15_000)?,
             stream_retry: env.millis("CHANCERY_STREAM_RETRY_MS", 2_000)?,
             stream_stall: env.millis("CHANCERY_STREAM_STALL_MS", 30_000)?,
@@ -313,6 +318,7 @@ impl Config {
             reactions_at_once: env.at_least("CHANCERY_REACTIONS_AT_ONCE", COUNT, 1, 64)?,
             reaction_page: env.at_least("CHANCERY_REACTION_PAGE", COUNT, 1, 256)?,
             member_limits: member_limits(env)?,
+            pending_invitations: env.at_least("CHANCERY_PENDING_INVITATIONS", COUNT, 1, 10_000)?,
             teams: env.at_least("CHANCERY_TEAMS", COUNT, 1, 1_000)?,
             team_members: env.at_least("CHANCERY_TEAM_MEMBERS", COUNT, 1, 1_000)?,
             teams_per_member: env.at_least("CHANCERY_TEAMS_PER_MEMBER", COUNT, 1, 64)?,

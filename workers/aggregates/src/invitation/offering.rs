@@ -141,6 +141,10 @@ pub(super) fn decide_create(create: &Create, surroundings: &Surroundings<'_>, ab
         let event = Event::Removed { tenant_id, invitation_id: old, reason: RemovalReason::Superseded };
         Emitted::new(old.uuid(), event)
     });
+    // Whoever is invited again takes the place of their old invitation.
+    if superseded.is_none() && !surroundings.has_place_for_an_invitation() {
+        return Err(Reason::SeatLimit);
+    }
     let created = Event::Created {
         tenant_id,
         invitation_id,

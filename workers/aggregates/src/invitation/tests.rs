@@ -373,3 +373,15 @@ fn ended(by: Command) -> Scenario {
     let event = when.decision.events[0].event.event_type();
     when.then_types(&[event]).by(ADAM)
 }
+
+#[test]
+fn a_tenant_has_so_many_invitations_pending_and_no_more() {
+    let mut scenario = sent();
+    scenario.world.settings.pending_invitations = 1;
+    let another = Command::Create(Create { email: email(GUS), ..create() });
+    let scenario = scenario.when(SECOND.uuid(), another.clone()).refused("invitation.create", Reason::SeatLimit);
+    // The same person again takes the old one's place.
+    let scenario = scenario.when(SECOND.uuid(), Command::Create(create())).then_types(&["invitation.removed", "invitation.created"]);
+    let scenario = scenario.when(SECOND.uuid(), remove()).then_types(&["invitation.removed"]);
+    scenario.when(Uuid::from_u128(0x33), another).then_types(&["invitation.created"]);
+}

@@ -2,12 +2,24 @@
 //! dropped. Gateways believe their memory only while they hear it, so nobody needs to find out why it stopped: this process is gone,
 //! frozen or behind, the bucket is full, deleted or without a leader, a watch is broken or a connection half open.
 
+use std::time::{Duration, Instant};
+
 use async_nats::jetstream::consumer::Info;
-use runtime::{Config, Stop, streams};
+use deadpool_postgres::Pool;
+use runtime::{Config, Stop, store, streams};
 use subjects::authz::Key;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
 use crate::bucket::Bucket;
+
+/// How often it is asked whether EVENTS has what was decided. What is too old is noticed at most this much later.
+const ASK: Duration = Duration::from_secs(1);
+
+/// Whether an event was decided two seconds ago and is not known to be published: EVENTS is full, or out of reach, or the worker that is to
+/// publish it is gone and has no successor yet. The worker's own note of how far it is may be a second old.
+const UNPUBLISHED: &str =
+    "SELECT EXISTS (SELECT FROM partitions p JOIN events e ON e.partition = p.partition AND e.partition_sequence = p.mark_sequence + 1
+     WHERE p.mark_sequence < p.sequence AND e.occurred_at < now() - interval '2 s')";
 
 /// Whether everything that was published a beat ago is handled.
 #[derive(Debug, Default)]
@@ -27,18 +39,38 @@ impl Progress {
     }
 }
 
+/// Whether everything that was decided is published.
+struct Outbox {
+    pool: Pool,
+    asked: Option<Instant>,
+    behind: bool,
+}
+
+impl Outbox {
+    async fn is_behind(&mut self) -> Result<bool, String> {
+        if self.asked.is_none_or(|asked| asked.elapsed() >= ASK) {
+            let client = self.pool.get().await.map_err(|error| error.to_string())?;
+            let row = client.query_one(UNPUBLISHED, &[]).await.map_err(|error| store::describe(&error))?;
+            self.behind = row.try_get(0).map_err(|error| store::describe(&error))?;
+            self.asked = Some(Instant::now());
+        }
+        Ok(self.behind)
+    }
+}
+
 /// Beats until `stop`. A bucket that is missing is created.
-pub(crate) async fn go_on(bucket: Bucket, config: Config, stop: Stop) {
+pub(crate) async fn go_on(bucket: Bucket, pool: Pool, config: Config, stop: Stop) {
     let mut ticks = interval(config.authz_beat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut progress = Progress::default();
+    let mut outbox = Outbox { pool, asked: None, behind: false };
     let mut broken = false;
     loop {
         tokio::select! {
             () = stop.cancelled() => return,
             _ = ticks.tick() => {}
         }
-        let once = timeout(config.publish_timeout, beat(&bucket, &mut progress)).await;
+        let once = timeout(config.publish_timeout, beat(&bucket, &mut progress, &mut outbox)).await;
         if let Err(error) = once.unwrap_or_else(|_| Err("no answer in time".into())) {
             if !broken {
                 tracing::warn!(%error, "no beat: gateways believe only PostgreSQL");
@@ -54,8 +86,9 @@ pub(crate) async fn go_on(bucket: Bucket, config: Config, stop: Stop) {
 }
 
 /// One beat, unless something is still to be dropped.
-async fn beat(bucket: &Bucket, progress: &mut Progress) -> Result<(), String> {
-    if progress.look(&bucket.durable().await?) {
+async fn beat(bucket: &Bucket, progress: &mut Progress, outbox: &mut Outbox) -> Result<(), String> {
+    let is_up_to_date = progress.look(&bucket.durable().await?);
+    if is_up_to_date && !outbox.is_behind().await? {
         bucket.delete(Key::Beat).await.map(drop).map_err(|failure| failure.to_string())
     } else {
         tracing::debug!("no beat: events are waiting");

@@ -58,7 +58,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         backoff: BACKOFF,
     };
     let bucket = Bucket::connect(&config).await?;
-    let beating = tokio::spawn(beat::go_on(bucket.clone(), config.clone(), stop.clone()));
+    let pool = runtime::store::pool(&config, "chancery authz-cache beat")?;
+    let beating = tokio::spawn(beat::go_on(bucket.clone(), pool, config.clone(), stop.clone()));
     let result = consume(durable, &config, stop, async |events: &[Event]| bucket.drop_all(drops(events)?).await).await;
     beating.abort();
     Ok(result?)

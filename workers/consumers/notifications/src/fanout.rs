@@ -87,7 +87,7 @@ impl Progress {
     /// Enters the next page and notes it.
     async fn enter(&self, transaction: &Transaction<'_>, page: i64) -> Result<(), Error> {
         // Two texts, so that each has a plan of its own: managers are few and have an index.
-        let whom = if self.managers { "AND m.role IN ('owner', 'admin')" } else { "" };
+        let whom = if self.managers { "AND m.role IN ('owner', 'admin') AND m.role_seq < $3" } else { "" };
         let statement = format!(
             "WITH page AS (
                  SELECT m.user_id, m.email, p.full_name FROM notifications.members m LEFT JOIN notifications.people p USING (user_id)

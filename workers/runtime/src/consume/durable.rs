@@ -112,7 +112,7 @@ impl Durable {
     }
 
     /// The durable in JetStream: created when missing, verified when it exists. Other filters are what another version has: they are
-    /// changed, and the position stays.
+    /// widened and never narrowed, as a replica of that version may be running, and the position stays.
     ///
     /// # Errors
     /// [`StartError::Settings`] when it exists with others, [`StartError::Nats`] for whatever may pass.
@@ -140,12 +140,16 @@ impl Durable {
         if !differences.is_empty() {
             return Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") });
         }
-        if filters(&wanted.filter_subject, &wanted.filter_subjects) == filters(&found.filter_subject, &found.filter_subjects) {
+        let found = filters(&found.filter_subject, &found.filter_subjects);
+        let both = widened(&filters(&wanted.filter_subject, &wanted.filter_subjects), &found);
+        if both == found {
             return Ok(consumer);
         }
-        let updated = context.update_consumer_on_stream(wanted, self.stream).await.map_err(|error| nats(&error))?;
-        tracing::info!(consumer = self.name, filters = ?self.filters, "the durable had other filters and has these from here on");
-        Ok(updated)
+        let several: Vec<String> = both.into_iter().collect();
+        let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
+        tracing::info!(consumer = self.name, filters = ?(&one, &several), "the durable of another version is widened");
+        let wider = pull::Config { filter_subject: one, filter_subjects: several, ..wanted };
+        context.update_consumer_on_stream(wider, self.stream).await.map_err(|error| nats(&error))
     }
 
     /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
@@ -174,6 +178,13 @@ fn is_missing(error: &stream::ConsumerError) -> bool {
 /// All filters, however they are told.
 fn filters(one: &str, several: &[String]) -> BTreeSet<String> {
     several.iter().cloned().chain((!one.is_empty()).then(|| one.to_owned())).collect()
+}
+
+/// Everything that either takes, none of it twice: the server refuses filters that overlap.
+fn widened(ours: &BTreeSet<String>, theirs: &BTreeSet<String>) -> BTreeSet<String> {
+    let all: BTreeSet<&String> = ours.union(theirs).collect();
+    let is_covered = |one: &String| all.iter().any(|other| *other != one && subjects::matches(other, one));
+    all.iter().filter(|one| !is_covered(one)).map(|one| (*one).clone()).collect()
 }
 
 /// Compares what matters and may not be changed; the server adds metadata and defaults of its own.
@@ -226,6 +237,15 @@ mod tests {
         assert!(DURABLE.check(Order::Aggregate).is_err());
         assert!(Durable { filters: &[], ..DURABLE }.check(Order::None).is_err());
         assert!(Durable { batch: 0, ..DURABLE }.check(Order::None).is_err());
+    }
+
+    #[test]
+    fn filters_are_widened_and_never_narrowed() {
+        let set = |filters: &[&str]| filters.iter().map(|filter| (*filter).to_owned()).collect::<BTreeSet<_>>();
+        let wide = |ours: &[&str], theirs: &[&str]| widened(&set(ours), &set(theirs));
+        assert_eq!(wide(&["evt.*.user.>"], &["evt.*.team.created"]), set(&["evt.*.team.created", "evt.*.user.>"]));
+        assert_eq!(wide(&["evt.*.tenant.created"], &["evt.*.tenant.>"]), set(&["evt.*.tenant.>"]));
+        assert_eq!(wide(&["evt.>"], &["evt.*.tenant.>", "evt.*.user.created"]), set(&["evt.>"]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! a comparison, a second of work one row, and what cannot be written in time is forgotten.
 
 use std::{
+    collections::VecDeque,
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -58,7 +59,7 @@ struct Run {
 struct Pending {
     incarnation: Option<Arc<str>>,
     run: Option<Run>,
-    notes: Vec<Note>,
+    notes: VecDeque<Note>,
 }
 
 impl Pending {
@@ -111,14 +112,14 @@ impl Pending {
 
     fn push(&mut self, note: Note) {
         if self.notes.len() >= WAITING {
-            self.notes.remove(0);
+            self.notes.pop_front();
         }
-        self.notes.push(note);
+        self.notes.push_back(note);
     }
 
     fn take(&mut self) -> Vec<Note> {
         self.close();
-        std::mem::take(&mut self.notes)
+        std::mem::take(&mut self.notes).into()
     }
 }
 
@@ -213,7 +214,7 @@ async fn write(pool: &Pool, consumer: &str, pending: &Mutex<Pending>) {
     if let Err(error) = insert(pool, consumer, &notes).await {
         tracing::debug!(consumer.name = consumer, error, notes = notes.len(), "notes wait");
         let mut pending = locked(pending);
-        let newer = std::mem::replace(&mut pending.notes, notes);
+        let newer = std::mem::replace(&mut pending.notes, notes.into());
         newer.into_iter().for_each(|note| pending.push(note));
     }
 }

@@ -5,7 +5,11 @@
 
 mod outcomes;
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
 
 use aggregates::Command;
 use async_nats::{HeaderMap, jetstream};
@@ -26,6 +30,11 @@ use crate::{Config, Failure, StartError, Stop, failpoint, nats, store};
 /// at fault is refused and put aside at once: there is nothing to give up for.
 pub const UNTIL_DECIDED: u32 = u32::MAX;
 
+/// How long a partition where a command was not decided in time is believed to be slow.
+const SLOW: Duration = Duration::from_secs(30);
+/// How long an outcome is awaited there: the command is stored, its outcome is read at the next delivery, and others wait for this call.
+const BRIEFLY: Duration = Duration::from_millis(50);
+
 /// Gives commands and learns how they ended.
 pub struct Reactor {
     context: jetstream::Context,
@@ -37,13 +46,16 @@ pub struct Reactor {
     at_once: usize,
     page: usize,
     permits: Semaphore,
+    slow: Mutex<HashMap<u16, Instant>>,
 }
 
-/// Commands the domain did not accept. They keep none of the others from being given; in the end the event is put aside for somebody.
+/// Commands that were not accepted, or not decided yet. They keep none of the others from being given; in the end the event comes again, or
+/// is put aside for somebody.
 #[derive(Debug, Default)]
 pub struct Refused {
     first: Option<String>,
     more: usize,
+    undecided: bool,
 }
 
 impl Refused {
@@ -58,9 +70,10 @@ impl Refused {
     /// What there is to say to the loop when every command was given.
     ///
     /// # Errors
-    /// [`Failure::Poison`] when one was refused.
+    /// [`Failure::Retry`] when one is not decided yet, [`Failure::Poison`] when one was refused.
     pub fn end(self) -> Result<(), Failure> {
         match self.first {
+            _ if self.undecided => Err(Failure::retry("no outcome in time")),
             None => Ok(()),
             Some(first) if self.more == 0 => Err(Failure::poison(first)),
             Some(first) => Err(Failure::poison(format!("{first}, and {} more", self.more))),
@@ -87,6 +100,7 @@ impl Reactor {
             at_once: config.reactions_at_once,
             page: config.reaction_page,
             permits: Semaphore::new(config.reactions_at_once),
+            slow: Mutex::default(),
         })
     }
 
@@ -117,10 +131,11 @@ impl Reactor {
         worst(stream::iter(answers).buffer_unordered(self.at_once).collect().await)
     }
 
-    /// Gives commands because of an event, several at once, and waits until all are decided. Those that were refused are added to `refused`.
+    /// Gives commands because of an event, several at once, and waits until all are decided. Those that were refused, or whose outcome is not
+    /// known in time, are added to `refused`: a tenant whose partition rests keeps no other tenant from being told.
     ///
     /// # Errors
-    /// Something is away, or an outcome is not known in time. The same commands again are harmless.
+    /// Something is away. The same commands again are harmless.
     pub async fn give(&self, cause: &Event, commands: &[CommandMessage], refused: &mut Refused) -> Result<(), Failure> {
         let mut known = HashMap::new();
         // On a later delivery they may have been decided long ago.
@@ -132,7 +147,18 @@ impl Reactor {
         let giving: Vec<_> =
             commands.iter().filter(|command| !known.contains_key(&command.id)).map(|command| self.give_one(cause, command)).collect();
         let given: Vec<Result<Outcome, Failure>> = stream::iter(giving).buffer_unordered(self.at_once).collect().await;
-        worst(given.into_iter().map(|outcome| outcome.map(|outcome| refused.add(&outcome))).collect())
+        let added = |outcome: Result<Outcome, Failure>| match outcome {
+            Ok(outcome) => {
+                refused.add(&outcome);
+                Ok(())
+            }
+            Err(Failure::Retry(_)) => {
+                refused.undecided = true;
+                Ok(())
+            }
+            Err(failure) => Err(failure),
+        };
+        worst(given.into_iter().map(added).collect())
     }
 
     async fn give_one(&self, cause: &Event, command: &CommandMessage) -> Result<Outcome, Failure> {
@@ -142,10 +168,33 @@ impl Reactor {
             self.outcomes.forget(command.id);
             return Err(failure);
         }
-        let outcome = self.outcomes.await_outcome(command.id, answer, self.wait).await;
+        let partition = subjects::partition(&command.tenant_id.to_string(), self.partitions);
+        let wait = if self.is_slow(partition) { BRIEFLY } else { self.wait };
+        let outcome = self.outcomes.await_outcome(command.id, answer, wait).await;
+        self.note_pace(partition, outcome.is_some());
         let outcome = outcome.ok_or_else(|| Failure::retry("no outcome in time"))?;
         failpoint::hit("reaction_decided");
         Ok(outcome)
+    }
+
+    /// Whether a command of this partition was not decided in time a moment ago: its worker is gone, or waits for a newer one.
+    fn is_slow(&self, partition: u16) -> bool {
+        let slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        slow.get(&partition).is_some_and(|until| Instant::now() < *until)
+    }
+
+    fn note_pace(&self, partition: u16, decided: bool) {
+        let mut slow = self.slow.lock().unwrap_or_else(PoisonError::into_inner);
+        if decided {
+            slow.remove(&partition);
+        } else {
+            // Not prolonged by those that wait briefly: now and then one waits long again.
+            let now = Instant::now();
+            let until = slow.entry(partition).or_insert(now);
+            if *until <= now {
+                *until = now + SLOW;
+            }
+        }
     }
 
     async fn publish(&self, cause: &Event, command: &CommandMessage) -> Result<(), Failure> {
@@ -250,6 +299,13 @@ mod tests {
         refused.add(&outcome(Status::Failed, None));
         let error = refused.end().map_err(|failure| (matches!(failure, Failure::Poison(_)), failure.to_string()));
         assert_eq!(error, Err((true, "invitation.send was refused: tenant_not_active, and 1 more".into())));
+    }
+
+    #[test]
+    fn what_is_not_decided_yet_comes_again_whatever_else_was_refused() {
+        let mut refused = Refused { undecided: true, ..Refused::default() };
+        refused.add(&outcome(Status::Refused, Some("tenant_not_active")));
+        assert!(matches!(refused.end(), Err(Failure::Retry(_))));
     }
 
     #[test]

@@ -104,6 +104,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let settings = Settings {
         member_limits: config.member_limits,
         soft_deletion: config.soft_deletion.try_into()?,
+        pending_invitations: config.pending_invitations,
         teams: config.teams,
         team_members: config.team_members,
         teams_per_member: config.teams_per_member,
