@@ -1,4 +1,5 @@
--- A member whose home tenant shut them out is shown as suspended, and has no role that counts.
+-- A member is shown with their teams, which are looked up for the rows shown, as the names of inviters are. One whose home tenant shut them
+-- out is shown as suspended, and has no role that counts.
 CREATE OR REPLACE VIEW member_views WITH (security_invoker = true) AS
     SELECT m.id, m.version, m.email, m.role, m.created_at,
            CASE WHEN coalesce(u.status, 'active') = 'active' AND coalesce(m.state ->> 'suspended', 'false') = 'false'

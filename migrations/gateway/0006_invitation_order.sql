@@ -1,4 +1,5 @@
--- The end of an invitation as text, whose order is that of time, and can be read from an index.
+-- An invitation is shown with its teams (one that is gone keeps its name here), and has its end as text, whose order is that of time and can
+-- be read from an index.
 CREATE OR REPLACE VIEW invitation_views WITH (security_invoker = true) AS
     SELECT i.id, i.version, i.status AS state, i.email, i.role, i.attributes, i.created_at, (i.state ->> 'expiresAt')::timestamptz AS expires_at,
            i.state ->> 'invitationType' AS invitation_type, (i.state ->> 'tokenVersion')::bigint AS token_version,

@@ -17,6 +17,6 @@ pub use event::{Envelope, SOURCE, VERSION};
 pub use id::{CommandId, EventId, Id, IdError, InvitationId, RoleId, ServiceId, SessionId, TeamId, TenantId, UserId, derive, prefix};
 pub use kind::{Kind, Role};
 pub use subject::{
-    CommandSubject, EventFilter, EventSubject, PLATFORM, SubjectError, command, command_filter, dead_letter, dead_letter_worker, event, fence,
+    CommandSubject, EventFilter, EventSubject, PLATFORM, PROBE, SubjectError, command, command_filter, dead_letter, dead_letter_worker, event, fence,
     matches, partition,
 };

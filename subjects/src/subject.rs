@@ -16,6 +16,9 @@ pub fn command(partition: u16, tenant: TenantId, kind: Kind, command: &str) -> S
     format!("cmd.{partition}.{tenant}.{kind}.{command}")
 }
 
+/// Inside COMMANDS and no command: what is sent here with a condition that cannot hold shows that the stream answers.
+pub const PROBE: &str = "cmd.0.probe";
+
 /// Every command of one partition.
 pub fn command_filter(partition: u16) -> String {
     format!("cmd.{partition}.>")

@@ -8,7 +8,7 @@ use aggregates::{
     text::Line,
 };
 use axum::{extract::State, http::HeaderMap, response::Response};
-use serde::{Deserialize, Deserializer, Serialize};
+use serde::{Deserialize, Serialize};
 use subjects::{Kind, TeamId, UserId, derive};
 use utoipa::ToSchema;
 
@@ -79,13 +79,8 @@ pub(crate) struct UpdateTeam {
     name: Option<Line>,
     /// The team it belongs to from now on; `null` for none.
     #[schema(value_type = Option<String>)]
-    #[serde(default, deserialize_with = "given")]
+    #[serde(default, deserialize_with = "aggregates::team::given")]
     parent_team_id: Option<Option<TeamId>>,
-}
-
-/// Tells `null` from what is missing.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<TeamId>>, D::Error> {
-    Option::<TeamId>::deserialize(deserializer).map(Some)
 }
 
 impl Form for UpdateTeam {

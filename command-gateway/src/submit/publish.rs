@@ -184,7 +184,7 @@ impl Publisher {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Stream", "none");
         let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(Duration::from_secs(1)));
-        match self.client.send_request("cmd.0.probe", request).await {
+        match self.client.send_request(subjects::PROBE, request).await {
             Ok(message) => serde_json::from_slice::<Answer>(&message.payload).is_ok(),
             Err(_) => false,
         }

@@ -82,6 +82,16 @@ impl About {
     }
 }
 
+impl Surroundings<'_> {
+    /// Refuses where the tenant is not there, or not active.
+    ///
+    /// # Errors
+    /// [`Reason::NotFound`], [`Reason::TenantNotActive`].
+    pub fn require_active_tenant(&self) -> Result<(), Reason> {
+        if self.tenant().ok_or(Reason::NotFound)?.is_active() { Ok(()) } else { Err(Reason::TenantNotActive) }
+    }
+}
+
 /// An event and the aggregate it happens to, in the command's own tenant.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Emitted {

@@ -347,9 +347,5 @@ pub fn decide(command: &Command, surroundings: &Surroundings<'_>, about: &About)
     .into()
 }
 
-fn require_active_tenant(surroundings: &Surroundings<'_>) -> Result<(), Reason> {
-    if surroundings.tenant().ok_or(Reason::NotFound)?.is_active() { Ok(()) } else { Err(Reason::TenantNotActive) }
-}
-
 #[cfg(test)]
 mod tests;

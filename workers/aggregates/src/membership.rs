@@ -173,14 +173,10 @@ fn begin(role: Role, surroundings: &Surroundings<'_>, about: &About) -> Result<E
     Ok(joined(about.tenant, user_id, Email::stored(&user.email), role, None))
 }
 
-fn require_active_tenant(surroundings: &Surroundings<'_>) -> Result<(), Reason> {
-    if surroundings.tenant().ok_or(Reason::NotFound)?.is_active() { Ok(()) } else { Err(Reason::TenantNotActive) }
-}
-
 fn decide_add(add: &Add, surroundings: &Surroundings<'_>, about: &About) -> Result<Option<Emitted>, Reason> {
     about.require(Role::Admin, surroundings)?;
     require_owner_for([Some(add.role), None], surroundings, about)?;
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     if surroundings.membership(UserId::new(about.target)).is_some_and(State::is_active) {
         return Err(Reason::AlreadyAMember);
     }

@@ -45,7 +45,10 @@ pub struct Update {
 }
 
 /// Tells `null` from what is missing.
-fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<TeamId>>, D::Error> {
+///
+/// # Errors
+/// What is neither `null` nor a team's id.
+pub fn given<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Option<TeamId>>, D::Error> {
     Option::<TeamId>::deserialize(deserializer).map(Some)
 }
 

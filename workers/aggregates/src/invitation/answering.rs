@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use subjects::{Actor, InvitationId, UserId, derive};
 
-use super::{Event, InvitationType, State, Status, require_active_tenant, token_hash};
+use super::{Event, InvitationType, State, Status, token_hash};
 use crate::{
     About, Claim, Emitted, Reason, Surroundings, membership, team,
     text::{Email, Line},
@@ -63,7 +63,7 @@ pub(super) fn decide_accept(accept: &Accept, state: &State, surroundings: &Surro
     if state.status == Status::Created && state.invitation_type == InvitationType::Email {
         return Err(Reason::InvalidState);
     }
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     let has_address = surroundings.claim(&Claim::email(&accept.email)).map(|holder| UserId::new(holder.id));
     let is_new = match (accept.user_id, has_address) {
         _ if accept.email.as_str() != state.email => return Err(Reason::EmailMismatch),

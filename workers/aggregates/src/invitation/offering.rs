@@ -6,7 +6,7 @@ use serde::{Deserialize, Deserializer, Serialize, de};
 use subjects::{Authority, InvitationId, Role, TeamId, timestamp};
 use time::{Duration, OffsetDateTime};
 
-use super::{Event, RemovalReason, State, Status, require_active_tenant, token_hash};
+use super::{Event, RemovalReason, State, Status, token_hash};
 use crate::{About, Emitted, Reason, Surroundings, attributes::Attributes, team, text::Email};
 
 /// How the invitation reaches the person.
@@ -125,7 +125,7 @@ pub(super) fn decide_create(create: &Create, surroundings: &Surroundings<'_>, ab
     let (tenant_id, invitation_id) = (about.tenant, InvitationId::new(about.target));
     surroundings.tenant().ok_or(Reason::NotFound)?;
     about.require(if create.role == Role::Owner { Role::Owner } else { Role::Admin }, surroundings)?;
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     if surroundings.invitation(invitation_id).is_some() {
         return Err(Reason::InvalidState);
     }
@@ -171,7 +171,7 @@ pub(super) fn decide_send(send: &Send, state: &State, surroundings: &Surrounding
         return Ok(Vec::new());
     }
     state.require_open(about.now)?;
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     let is_first = state.status == Status::Created;
     if !is_first && state.resend_count >= MAX_RESENDS {
         return Err(Reason::TooManyResends);

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use subjects::{Authority, Role, UserId};
 
-use super::{Command, Event, State, begin, require_active_tenant, require_owner_for};
+use super::{Command, Event, State, begin, require_owner_for};
 use crate::{About, Answer, Decision, Emitted, Reason, Surroundings, text::Line, user};
 
 /// Gives a member this role instead of the present one.
@@ -92,7 +92,7 @@ pub(super) fn decide_assignment(assign: &AssignRole, surroundings: &Surroundings
     }
     about.require(Role::Admin, surroundings)?;
     require_owner_for([Some(assign.role), old], surroundings, about)?;
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     if member.is_none() {
         return begin(assign.role, surroundings, about).map(Some);
     }
@@ -116,7 +116,7 @@ pub(super) fn decide_revocation(revoke: &RevokeRole, surroundings: &Surroundings
         return Err(Reason::UserNotFound);
     }
     require_owner_for([Some(revoke.role), old], surroundings, about)?;
-    require_active_tenant(surroundings)?;
+    surroundings.require_active_tenant()?;
     if old != Some(revoke.role) {
         return Err(Reason::DoesNotHaveRole);
     }
