@@ -1,19 +1,25 @@
 //! Connections of the tools in this crate; the roles make their own in `runtime`.
 
-use std::time::Duration;
-
-use async_nats::{Client, ConnectOptions, ServerAddr};
+use async_nats::Client;
+use runtime::nats::Access;
 
 /// Connects to NATS with the user and password that the URL carries, which the client library itself leaves aside.
 ///
 /// # Errors
 /// A URL that cannot be read, or a server that does not answer or refuses.
 pub async fn nats(url: &str, name: &str) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
-    let addresses: Vec<ServerAddr> = url.split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>()?;
-    let mut options = ConnectOptions::new().name(name).connection_timeout(Duration::from_secs(5));
-    if let Some(address) = addresses.iter().find(|address| address.has_user_pass()) {
-        let password = address.password().unwrap_or_default();
-        options = options.user_and_password(address.username().unwrap_or_default().to_owned(), password.to_owned());
+    nats_with(&Access::at(url), name).await
+}
+
+/// Connects to NATS, with TLS and as a user of its own where that is asked for. Replies come to the user's own inbox.
+///
+/// # Errors
+/// See [`nats`].
+pub async fn nats_with(access: &Access, name: &str) -> Result<Client, Box<dyn std::error::Error + Send + Sync>> {
+    let (mut options, addresses) = access.options()?;
+    let user = access.user.clone().or_else(|| addresses.iter().find_map(|address| address.username().map(str::to_owned)));
+    if let Some(user) = user {
+        options = options.custom_inbox_prefix(subjects::user::inbox(&user));
     }
-    Ok(options.connect(addresses).await?)
+    Ok(options.name(name).connect(addresses).await?)
 }

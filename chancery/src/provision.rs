@@ -1,7 +1,7 @@
 //! `chancery provision`: the streams.
 
 use anyhow::anyhow;
-use runtime::{Config, streams};
+use runtime::{Config, nats::Access, streams};
 
 use crate::connect;
 
@@ -11,7 +11,7 @@ use crate::connect;
 /// NATS cannot be reached, or an existing stream differs from what the configuration says.
 pub fn run(config: &Config) -> anyhow::Result<usize> {
     let work = async {
-        let client = connect::nats(config.nats_url.expose(), "chancery provision").await?;
+        let client = connect::nats_with(&Access::of(config), "chancery provision").await?;
         Ok(streams::ensure(config, &client).await?)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -49,7 +49,7 @@ pub async fn run(config: runtime::Config, stop: runtime::Stop) -> Result<(), Box
     let listener = tokio::net::TcpListener::bind(config.listen)
         .await
         .map_err(|error| StartError::Unusable("CHANCERY_LISTEN", format!("{}: {error}", config.listen)))?;
-    let connection = runtime::nats::connect(&config, "gateway", submit::INBOX).await?;
+    let connection = runtime::nats::connect(&config, "gateway", subjects::user::GATEWAY).await?;
     let client = connection.client.clone();
     let drain = config.drain;
     let gateway = Gateway::new(config, client.clone(), stop.clone())?;

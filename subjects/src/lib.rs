@@ -11,6 +11,7 @@ mod kind;
 pub mod stream;
 mod subject;
 pub mod timestamp;
+pub mod user;
 
 pub use command::{Actor, Authority, Message as CommandMessage, Outcome, OutcomeEvent, Status};
 pub use event::{Envelope, SOURCE, VERSION};

@@ -14,7 +14,7 @@ use serde_json::value::RawValue;
 use subjects::{Actor, Authority, CommandId, CommandMessage, Kind, Outcome, TenantId};
 use tokio::{sync::mpsc, time::Instant};
 
-pub(crate) use waiting::{INBOX, Waiting};
+pub(crate) use waiting::Waiting;
 
 use self::publish::{Ack, Letter, NotStored, Publisher};
 use crate::{

@@ -8,7 +8,7 @@ use std::{
 
 use async_nats::Client;
 use futures_util::StreamExt as _;
-use subjects::{CommandId, Outcome};
+use subjects::{CommandId, Outcome, user};
 use tokio::{
     sync::{Notify, oneshot},
     time::Instant,
@@ -19,8 +19,6 @@ use crate::store::{OUTCOMES, Store};
 
 /// Silence after which the table is asked, and asked again.
 const SILENCE: Duration = Duration::from_millis(250);
-/// The prefix of the gateway's inboxes; its NATS user may listen to nothing else.
-pub(crate) const INBOX: &str = "_INBOX_gw";
 
 struct Entry {
     since: Instant,
@@ -45,7 +43,7 @@ pub(crate) struct Waiter {
 impl Waiting {
     /// Waits at an inbox of its own.
     pub(crate) fn new() -> Arc<Self> {
-        let inbox = format!("{INBOX}.{}", Uuid::new_v4().simple());
+        let inbox = format!("{}.{}", user::inbox(user::GATEWAY), Uuid::new_v4().simple());
         Arc::new(Self { inbox, entries: Mutex::default(), ask: Notify::new() })
     }
 

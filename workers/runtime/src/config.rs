@@ -39,8 +39,15 @@ documented! {
 /// Everything a role needs to know from outside.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// `CHANCERY_NATS_URL` (`_FILE`): where nats-server listens; may carry user and password. Default `nats://127.0.0.1:4222`.
+    /// `CHANCERY_NATS_URL` (`_FILE`): where nats-server listens, `nats://host:port` or `tls://host:port`, every server of a cluster with
+    /// commas between them; may carry user and password. Default `nats://127.0.0.1:4222`.
     pub nats_url: Secret,
+    /// `CHANCERY_NATS_USER`: the user at NATS, which is the role's name; goes before one in the address.
+    pub nats_user: Option<String>,
+    /// `CHANCERY_NATS_PASSWORD` (`_FILE`): that user's password.
+    pub nats_password: Option<Secret>,
+    /// `CHANCERY_NATS_CA_FILE`: a file with the certificates (PEM) that sign nats-server's; when set, no connection is made without TLS.
+    pub nats_ca_file: Option<PathBuf>,
     /// `DATABASE_URL` (`DATABASE_URL_FILE`): PostgreSQL as `postgres://user:password@host:port/database`, with this role's user.
     pub database_url: Secret,
     /// `CHANCERY_DATABASE_POOL`: connections this process may hold. Default 8.
@@ -260,6 +267,9 @@ impl Config {
         const SECONDS: &str = "a number of seconds";
         Ok(Self {
             nats_url: env.secret_or("CHANCERY_NATS_URL", "nats://127.0.0.1:4222")?,
+            nats_user: env.text("CHANCERY_NATS_USER"),
+            nats_password: env.secret("CHANCERY_NATS_PASSWORD")?,
+            nats_ca_file: env.text("CHANCERY_NATS_CA_FILE").map(PathBuf::from),
             database_url: env.secret("DATABASE_URL")?.unwrap_or_else(|| Secret::new("")),
             database_pool: env.at_least("CHANCERY_DATABASE_POOL", COUNT, 1, 8)?,
             database_timeout: env.millis("CHANCERY_DATABASE_TIMEOUT_MS", 10_000)?,

@@ -1,6 +1,7 @@
 //! The connection to NATS.
 
 use std::{
+    path::PathBuf,
     sync::{Mutex, PoisonError, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -9,10 +10,16 @@ use async_nats::{Client, ConnectOptions, Event, ServerAddr};
 use rand::Rng;
 use tokio::sync::watch;
 
-use crate::{Config, error::StartError};
+use crate::{Config, config::Secret, error::StartError};
 
 /// The server's last refusal. It comes beside the request it belongs to, which only sees a timeout.
 static REFUSAL: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+
+/// Chooses the one implementation of TLS's cryptography, for NATS and for mail. To be called once, before the first connection.
+pub fn install_crypto() {
+    // An error says that one is installed already.
+    let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
+}
 
 /// What the server refused since then, if anything: the reason behind a timeout.
 pub fn refusal_since(since: Instant) -> Option<String> {
@@ -69,31 +76,71 @@ impl Life {
     }
 }
 
-/// Connects, and goes on trying in the background when the server is not there yet. `inbox_prefix` gives the role its own replies.
+/// Where NATS is, and as whom we are there.
+#[derive(Debug, Clone)]
+pub struct Access {
+    /// The servers, with commas between them.
+    pub url: Secret,
+    /// The user; goes before one in the addresses.
+    pub user: Option<String>,
+    /// Its password.
+    pub password: Option<Secret>,
+    /// A file with the certificates that sign the servers'; when set, no connection is made without TLS.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl Access {
+    /// What the configuration says.
+    pub fn of(config: &Config) -> Self {
+        Self {
+            url: config.nats_url.clone(),
+            user: config.nats_user.clone(),
+            password: config.nats_password.clone(),
+            ca_file: config.nats_ca_file.clone(),
+        }
+    }
+
+    /// What a URL alone says, user and password included.
+    pub fn at(url: &str) -> Self {
+        Self { url: Secret::new(url), user: None, password: None, ca_file: None }
+    }
+
+    /// The addresses, and what every connection to them needs. Only these addresses are used, never those a server tells of others: whoever
+    /// is sent through a proxy or a published port stays there, and names fit certificates.
+    ///
+    /// # Errors
+    /// An address that cannot be read.
+    pub fn options(&self) -> Result<(ConnectOptions, Vec<ServerAddr>), StartError> {
+        let addresses: Vec<ServerAddr> = (self.url.expose().split(',').map(|part| part.trim().parse()).collect::<Result<_, _>>())
+            .map_err(|error: std::io::Error| StartError::Nats(error.to_string()))?;
+        let mut options = ConnectOptions::new().ignore_discovered_servers().connection_timeout(Duration::from_secs(5));
+        // async-nats does not take the credentials of an address by itself.
+        let in_address = addresses.iter().find_map(|address| Some((address.username()?.to_owned(), address.password()?.to_owned())));
+        let given = self.user.clone().map(|user| (user, self.password.as_ref().map(|password| password.expose().to_owned()).unwrap_or_default()));
+        if let Some((user, password)) = given.or(in_address) {
+            options = options.user_and_password(user, password);
+        }
+        if let Some(file) = &self.ca_file {
+            options = options.add_root_certificates(file.clone()).require_tls(true);
+        }
+        Ok((options, addresses))
+    }
+}
+
+/// Connects, and goes on trying in the background when the server is not there yet. Replies come to the inbox of
+/// `user`, which is the role's, whoever it is at the server.
 ///
 /// # Errors
 /// An address that cannot be read.
-pub async fn connect(config: &Config, name: &str, inbox_prefix: &str) -> Result<Connection, StartError> {
+pub async fn connect(config: &Config, name: &str, user: &str) -> Result<Connection, StartError> {
     let unusable = |error: &dyn std::fmt::Display| StartError::Nats(error.to_string());
-    let addresses: Vec<ServerAddr> = config
-        .nats_url
-        .expose()
-        .split(',')
-        .map(|part| part.trim().parse())
-        .collect::<Result<_, _>>()
-        .map_err(|error: std::io::Error| unusable(&error))?;
-    let mut options = ConnectOptions::new();
-    // async-nats does not take the credentials of an address by itself.
-    if let Some((user, password)) = addresses.iter().find_map(|address| Some((address.username()?.to_owned(), address.password()?.to_owned()))) {
-        options = options.user_and_password(user, password);
-    }
+    let (options, addresses) = Access::of(config).options()?;
     let (broken, breaks) = watch::channel(0);
     let client = options
         .name(format!("chancery {name}"))
-        .custom_inbox_prefix(inbox_prefix)
+        .custom_inbox_prefix(subjects::user::inbox(user))
         .retry_on_initial_connect()
         .ping_interval(Duration::from_secs(5))
-        .connection_timeout(Duration::from_secs(5))
         .client_capacity(8_192)
         .reconnect_delay_callback(|attempts| {
             let ceiling = 20_u64.saturating_mul(1 << attempts.min(6)).min(1_000);

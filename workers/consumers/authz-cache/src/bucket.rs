@@ -23,7 +23,7 @@ impl Bucket {
     /// # Errors
     /// An address that cannot be read.
     pub(crate) async fn connect(config: &Config) -> Result<Self, StartError> {
-        let client = nats::connect(config, "authz-cache bucket", "_INBOX_authz-cache-bucket").await?.client;
+        let client = nats::connect(config, "authz-cache bucket", crate::NAME).await?.client;
         Ok(Self { context: jetstream::new(client.clone()), client, limit: config.publish_timeout })
     }
 

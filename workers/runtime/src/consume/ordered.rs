@@ -49,7 +49,7 @@ where
     H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure>,
 {
     durable.check(Order::Aggregate)?;
-    let connection = nats::connect(config, durable.name, &format!("_INBOX_{}", durable.name)).await?;
+    let connection = nats::connect(config, durable.name, durable.name).await?;
     let pool = store::pool(config, &format!("chancery {}", durable.name))?;
     let metrics = Metrics::new(durable.name).ok_or_else(|| StartError::Setup(format!("{} is no name for a consumer", durable.name)))?;
     let watch = durable.takes_everything().then(|| Watch::new(Duration::from_secs(60)));

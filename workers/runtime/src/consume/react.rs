@@ -87,7 +87,7 @@ impl Reactor {
     /// # Errors
     /// An address that cannot be read.
     pub async fn connect(config: &Config, name: &str, stop: &Stop) -> Result<Self, StartError> {
-        let client = nats::connect(config, &format!("{name} reactor"), &format!("_INBOX_{name}")).await?.client;
+        let client = nats::connect(config, &format!("{name} reactor"), name).await?.client;
         let pool = store::pool(config, &format!("chancery {name}"))?;
         let outcomes = Outcomes::listen(&client, pool.clone(), stop).await?;
         Ok(Self {

@@ -52,7 +52,7 @@ where
     H: AsyncFnMut(&[Event]) -> Result<(), Failure>,
 {
     durable.check(Order::None)?;
-    let client = nats::connect(config, durable.name, &format!("_INBOX_{}", durable.name)).await?.client;
+    let client = nats::connect(config, durable.name, durable.name).await?.client;
     let metrics = Metrics::new(durable.name).ok_or_else(|| StartError::Setup(format!("{} is no name for a consumer", durable.name)))?;
     let context = jetstream::new(client.clone());
     health::set(durable.name, false, "connecting");

@@ -69,7 +69,7 @@ pub(crate) struct Worker {
 pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     failpoint::arm(config.failpoint.as_deref());
     let id = Uuid::now_v7();
-    let connection = nats::connect(&config, "worker", &format!("_INBOX_wk.{}", id.simple())).await?;
+    let connection = nats::connect(&config, "worker", subjects::user::WORKER).await?;
     let mut context = jetstream::new(connection.client.clone());
     context.set_timeout(config.publish_timeout);
     let pool = store::pool(&config, &store::lease::session_name(id))?;
