@@ -4,6 +4,7 @@
 
 pub mod admin;
 pub mod bench;
+pub mod chaos;
 pub mod child;
 pub mod cli;
 pub mod connect;
