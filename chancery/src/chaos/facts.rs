@@ -34,8 +34,8 @@ pub struct Facts {
     pub resources: Vec<ResourceRow>,
     /// Mails to be sent by trigger (event and effect), and mails that left.
     pub mails: Mails,
-    /// Markers of tenants found in logs, subjects or metrics: place and tenant.
-    pub leaks: Vec<(String, Uuid)>,
+    /// Markers of tenants found in logs, subjects or metrics: marker and place.
+    pub leaks: Vec<(String, String)>,
 }
 
 /// A row of `events`.
@@ -61,8 +61,10 @@ pub struct EventRow {
     pub version: i64,
     /// The command that it is of.
     pub command: Uuid,
-    /// `data` of the body as text.
-    pub data: String,
+    /// The value it tells, where [`Effect::place`](super::history::Effect::place) names one.
+    pub value: Option<String>,
+    /// A hash of its body.
+    pub body: u64,
 }
 
 /// A row of `commands`.
@@ -114,6 +116,8 @@ pub struct StreamRow {
     pub aggregate: Uuid,
     /// The aggregate's version after it.
     pub version: i64,
+    /// A hash of its body.
+    pub body: u64,
     /// Whether it says that it was repaired (`Chancery-Late`).
     pub late: bool,
 }

@@ -1,7 +1,6 @@
 //! What a record says.
 
 use serde::Serialize;
-use serde_json::Value;
 use uuid::Uuid;
 
 /// A logical request: one wish of one client.
@@ -90,8 +89,8 @@ pub enum What {
     },
     /// Something of one tenant turned up where another's should be.
     Leak {
-        /// Whose it was.
-        tenant: Uuid,
+        /// The marker of the tenant whose it was.
+        marker: String,
         /// Where it was found.
         place: String,
     },
@@ -131,7 +130,7 @@ pub struct Injection {
 }
 
 /// What a client asks.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Request {
     /// The command, `user.update_profile`; or `read`.
     pub kind: &'static str,
@@ -147,27 +146,43 @@ pub struct Request {
     pub key: Option<String>,
     /// The version it asks for (`If-Match`).
     pub if_match: Option<u64>,
-    /// The request of which this is a repeat under the same key; `same` when the body is the same, too.
+    /// The request of which this is a repeat under the same key.
     pub repeats: Option<OpId>,
-    /// Whether a repeat has the same body.
+    /// Whether a repeat has the same body; then the same answer is right, otherwise only `idempotency_key_reused`.
     pub same: bool,
-    /// A value of this request alone, and where it must show: what a checker looks for.
-    pub effect: Option<Effect>,
+    /// The register that it writes or reads (the user of a profile, the tenant of a name), when its value is compared.
+    pub register: Option<Uuid>,
+    /// Values of this request alone, and the events that must carry them: one, or one an item where many are asked for at once.
+    pub effects: Vec<Effect>,
     /// Refusals that are right for it; any other is a finding. A success is right unless `must_refuse`.
     pub refusals: Vec<&'static str>,
     /// Only a refusal is right.
     pub must_refuse: bool,
 }
 
-/// The value that a request writes, unique in the run.
+/// A value that a request writes, unique in the run, and the type of the event that tells it (see [`Effect::place`]).
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Effect {
-    /// The register: the aggregate, once it is known to the client (a creation learns it from the answer).
-    pub register: Option<Uuid>,
-    /// The field of the state: `fullName`, `name`, `email`, `slug`.
-    pub field: &'static str,
+    /// `user.profile_updated` …
+    pub event_type: &'static str,
     /// The value.
     pub value: String,
+}
+
+impl Effect {
+    /// Where in `data` an event of this type tells its new value; none for types that tell none.
+    pub fn place(event_type: &str) -> Option<&'static str> {
+        Some(match event_type {
+            "tenant.created" => "/slug",
+            "tenant.updated" | "team.updated" => "/changes/name/new",
+            "tenant.suspended" | "user.suspended" => "/reason",
+            "user.created" | "invitation.created" => "/email",
+            "user.profile_updated" => "/changes/fullName/new",
+            "team.created" => "/name",
+            "invitation.attribute_set" => "/value",
+            _ => return None,
+        })
+    }
 }
 
 /// What came of one try.
@@ -189,13 +204,15 @@ pub struct Answer {
     pub decided: Option<String>,
     /// The aggregate's id.
     pub aggregate: Option<Uuid>,
-    /// Its version after it.
+    /// Its version after it; for a read of a register, the version that was read.
     pub version: Option<u64>,
+    /// For a read of a register, the value that was read.
+    pub value: Option<String>,
     /// The place of the last event in the tenant's history.
     pub sequence: Option<u64>,
     /// The events.
     pub events: Vec<EventName>,
-    /// A hash over what must be the same when the key is repeated: status, ids, version, events.
+    /// A hash over what must be the same when the key is repeated (ids, version, sequence, events, code), for an answer that is final.
     pub same: Option<u64>,
 }
 
@@ -210,7 +227,7 @@ pub struct EventName {
 }
 
 /// How a request ended for the client.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "end", rename_all = "snake_case")]
 pub enum End {
     /// It had its effect.
@@ -228,10 +245,7 @@ pub enum End {
     /// The client never learnt: it may have had its effect, or not.
     Unknown,
     /// A read that was answered.
-    Read {
-        /// What was checked in it.
-        detail: Value,
-    },
+    Read,
 }
 
 /// An event that a follower (SSE) was sent.
