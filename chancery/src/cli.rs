@@ -3,7 +3,7 @@
 use std::{path::PathBuf, process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, bail};
-use clap::{Parser, Subcommand};
+use clap::{Parser, Subcommand, builder::TypedValueParser as _};
 use runtime::Config;
 use subjects::TenantId;
 
@@ -34,6 +34,9 @@ enum Command {
         /// Removes the data first.
         #[arg(long)]
         reset: bool,
+        /// Nodes of NATS. With 3, every stream has three replicas and there are two gateways, as in the compose cluster.
+        #[arg(long, default_value_t = 1, value_parser = clap::builder::PossibleValuesParser::new(["1", "3"]).map(|number| if number == "3" { 3_usize } else { 1 }))]
+        nodes: usize,
         /// First posts a small scenario, kills a worker with -9 in the middle of it and prints the proof that nothing is lost and nothing
         /// happened twice; then stays up until Ctrl-C. The exit code is 1 if anything was lost or happened twice.
         #[arg(long)]
@@ -148,7 +151,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     };
     let config = Config::from_env()?;
     match command {
-        Command::Up { reset, demo } => return up::run(config, up::Options { reset, demo }),
+        Command::Up { reset, nodes, demo } => return up::run(config, up::Options { reset, nodes, demo }),
         Command::Gateway => return role::run(Role::Gateway, config, cli.guarded),
         Command::Worker => return role::run(Role::Worker, config, cli.guarded),
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),

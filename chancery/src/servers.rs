@@ -2,6 +2,7 @@
 //!
 //! For development only. Production runs against the operator's own servers.
 
+pub mod cluster;
 pub mod find;
 pub mod nats;
 pub mod place;

@@ -44,6 +44,8 @@ const LOOK: Duration = Duration::from_millis(100);
 pub struct Options {
     /// Remove the data first.
     pub reset: bool,
+    /// How many nodes of NATS.
+    pub nodes: usize,
     /// Play a scenario with a crash in it, print the proof, then go on.
     pub demo: bool,
 }
@@ -60,7 +62,7 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     let stop = Arc::new(AtomicBool::new(false));
     side.block_on(async { watch_signals(stop.clone()) })?;
 
-    let mut stack = Stack::start(&config, files, &stop)?;
+    let mut stack = Stack::start(&config, options.nodes, files, &stop)?;
     let mut proven = true;
     if !stop.load(Ordering::SeqCst) {
         guide::ready(&stack, begin.elapsed());

@@ -133,6 +133,31 @@ fn the_demo_kills_a_worker_and_proves_that_nothing_is_lost_or_twice() {
 }
 
 #[test]
+fn three_nodes_keep_three_replicas_and_survive_the_kill_of_one() {
+    let folder = Folder(fresh_folder("nodes"));
+    let here = folder.0.as_path();
+    let mut up = Up::start(here, &["--nodes", "3", "--demo"]);
+    up.wait_for("Try it in another shell");
+    let words: Vec<String> = up.text().split_whitespace().map(str::to_owned).collect();
+    assert!(words.windows(5).any(|line| line == ["lost", "0", "twice", "0", "Try"]), "{}", up.text());
+    let url = variable(here, "NATS_URL");
+    let replicas = async {
+        let client = chancery::connect::nats(&url, "test").await.unwrap();
+        let mut stream = async_nats::jetstream::new(client).get_stream("EVENTS").await.unwrap();
+        let info = stream.info().await.unwrap();
+        (info.config.num_replicas, info.cluster.as_ref().map_or(0, |cluster| cluster.replicas.len()))
+    };
+    assert_eq!(tokio::runtime::Runtime::new().unwrap().block_on(replicas), (3, 2), "a leader and two that follow it");
+    let pid: i32 = std::fs::read_to_string(here.join("data/nats-2/nats.pid")).unwrap().trim().parse().unwrap();
+    kill(Pid::from_raw(pid), Signal::SIGKILL).unwrap();
+    up.wait_for("nats-server-2 started again");
+    up.signal(Signal::SIGINT);
+    assert!(up.wait() && up.text().contains("stopped cleanly"), "{}", up.text());
+    let mut other = Up::start(here, &[]);
+    assert!(!other.wait() && other.text().contains("was made with --nodes 3"), "{}", other.text());
+}
+
+#[test]
 fn a_role_that_cannot_start_is_named_with_its_reason() {
     let folder = Folder(fresh_folder("unready"));
     let mut up = Up::start_with(&folder.0, &[], &[("CHANCERY_MAIL_FROM", "no address")]);

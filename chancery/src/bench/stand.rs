@@ -113,6 +113,7 @@ impl Stand {
             monitor_port: None,
             password: token::secret(),
             sync: options.sync.into(),
+            node: None,
             remove: Some(folder.root.join("nats")),
         };
         let nats = nats::Nats::start(&exe, &find::nats(&named, &config.data)?, server)?;

@@ -19,6 +19,8 @@ use crate::{
 
 /// The user of a server that we start.
 pub const USER: &str = "chancery";
+/// The user as which a node connects to another.
+const ROUTE_USER: &str = "route";
 /// How long a start may take: streams are checked and recovered first.
 const START_LIMIT: Duration = Duration::from_secs(60);
 
@@ -50,8 +52,22 @@ pub struct Options {
     pub password: String,
     /// See [`Sync`].
     pub sync: Sync,
+    /// Its place in a cluster; none for a server that stands alone.
+    pub node: Option<Node>,
     /// A folder to remove when the server has ended for good: a test's.
     pub remove: Option<PathBuf>,
+}
+
+/// A server's place in a cluster. It connects to the nodes with lower numbers, by the addresses given here and no others: none of what it
+/// hears from the others leads round a proxy that stands between two nodes.
+#[derive(Debug, Clone)]
+pub struct Node {
+    /// Its number, from 1.
+    pub number: usize,
+    /// Its port for the other nodes.
+    pub port: u16,
+    /// The ports that lead to the nodes before it.
+    pub routes: Vec<u16>,
 }
 
 /// A running server.
@@ -84,6 +100,11 @@ impl Nats {
             result = server.restart();
         }
         result.map(|()| server)
+    }
+
+    /// Its name: stable for its folder, and another for every other folder.
+    pub fn name(&self) -> String {
+        name(&self.options)
     }
 
     /// How clients reach it, with user and password.
@@ -134,8 +155,24 @@ impl Nats {
     /// # Errors
     /// See [`Nats::start`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.child = spawn(&self.exe, &self.installed, &self.options, self.port, self.monitor_port)?;
+        self.spawn()?;
         self.wait_ready()
+    }
+
+    /// The same without waiting until it serves; see [`Nats::ready`].
+    ///
+    /// # Errors
+    /// Its guard cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.exe, &self.installed, &self.options, self.port, self.monitor_port)?;
+        Ok(())
+    }
+
+    /// True when it serves JetStream.
+    pub fn ready(&self) -> bool {
+        // The monitoring answers before JetStream is ready; this path asks for JetStream.
+        let ready = port::get(self.monitor(), "/healthz?js-enabled-only=true", Duration::from_secs(1));
+        matches!(ready, Ok((200, _))) && greets(self.port, &self.name())
     }
 
     /// Stops it in order. True when it ended cleanly.
@@ -146,9 +183,7 @@ impl Nats {
     fn wait_ready(&mut self) -> anyhow::Result<()> {
         let deadline = Instant::now() + START_LIMIT;
         loop {
-            // The monitoring answers before JetStream is ready; this path asks for JetStream.
-            let ready = port::get(self.monitor(), "/healthz?js-enabled-only=true", Duration::from_secs(1));
-            if matches!(ready, Ok((200, _))) && greets(self.port, &name(&self.options.root)) {
+            if self.ready() {
                 return Ok(());
             }
             if let Some(status) = self.child.exited() {
@@ -162,9 +197,33 @@ impl Nats {
     }
 }
 
-/// The server's name: stable for its folder, and another for every other folder.
-fn name(root: &Path) -> String {
-    format!("chancery-{:08x}", place::fold(root.as_os_str().as_encoded_bytes()))
+fn name(options: &Options) -> String {
+    let fold = place::fold(options.root.as_os_str().as_encoded_bytes());
+    match &options.node {
+        None => format!("chancery-{fold:08x}"),
+        Some(node) => format!("nats-{}-{fold:08x}", node.number),
+    }
+}
+
+/// The part of the configuration that makes a server a node.
+fn cluster(node: &Node, password: &str) -> String {
+    // Its own address is passed over; without any the first one would not count as a node.
+    let routes: Vec<String> =
+        [node.port].iter().chain(&node.routes).map(|port| format!("\"nats://{ROUTE_USER}:{password}@127.0.0.1:{port}\"")).collect();
+    format!(
+        r#"cluster {{
+  name: "chancery"
+  listen: "127.0.0.1:{port}"
+  authorization {{ user: "{ROUTE_USER}", password: "{password}" }}
+  routes: [{routes}]
+  # What nodes and clients tell each other of addresses leads nowhere: they have those they were given.
+  advertise: "127.0.0.1:1"
+  no_advertise: true
+}}
+"#,
+        port = node.port,
+        routes = routes.join(", "),
+    )
 }
 
 /// True when the server on that port introduces itself by this name: another one may have taken the port before ours could.
@@ -210,11 +269,12 @@ jetstream {{
   max_memory_store: 1GB
   {sync}
 }}
-"#,
-        name = name(&options.root),
+{cluster}"#,
+        name = name(options),
         pid = root.join("nats.pid"),
         store = root.join("jetstream"),
         password = options.password,
+        cluster = options.node.as_ref().map(|node| cluster(node, &options.password)).unwrap_or_default(),
     );
     let config = root.join("nats.conf");
     place::write_private(&config, &text)?;

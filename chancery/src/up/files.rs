@@ -94,10 +94,14 @@ impl Files {
     /// Removes everything but the lock, which we hold, and fetched servers.
     fn reset(&self) -> anyhow::Result<()> {
         // The servers of an `up` that was killed may still be ending.
-        for server in [&self.root.join("nats"), &self.postgres] {
+        let nats: Vec<PathBuf> = self.nats_folders().into_iter().map(|name| self.root.join(name)).collect();
+        for server in nats.iter().chain([&self.postgres]) {
             drop(guard::lock(&guard::lock_path(server)?)?);
         }
-        for name in ["nats", "nats-config", "postgres", "keys", "log", "mail"] {
+        for folder in nats {
+            remove(&folder)?;
+        }
+        for name in ["nats-config", "postgres", "keys", "log", "mail"] {
             remove(&self.root.join(name))?;
         }
         remove(&self.postgres)?;
@@ -105,6 +109,30 @@ impl Files {
             Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).context("removing env"),
             _ => Ok(()),
         }
+    }
+
+    /// The folders of nodes of NATS that there are, by name.
+    fn nats_folders(&self) -> Vec<String> {
+        let entries = fs::read_dir(&self.root).into_iter().flatten().filter_map(Result::ok).filter(|entry| entry.path().is_dir());
+        let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+        let mut folders: Vec<String> =
+            names.filter(|name| name == "nats" || name.strip_prefix("nats-").is_some_and(|number| number.parse::<usize>().is_ok())).collect();
+        folders.sort();
+        folders
+    }
+
+    /// Refuses data that was made by another number of nodes: its streams have other replicas.
+    ///
+    /// # Errors
+    /// They are another number.
+    pub fn same_nodes(&self, nodes: usize) -> anyhow::Result<()> {
+        let found = self.nats_folders();
+        let wanted: Vec<String> = (0..nodes).map(|index| node(index, nodes, "nats")).collect();
+        if found.is_empty() || found == wanted {
+            return Ok(());
+        }
+        let was = found.len();
+        bail!("the data in {} was made with --nodes {was}: say so again, or start anew with `up --reset`", self.root.display())
     }
 
     /// The log file of a process.
@@ -180,6 +208,11 @@ impl Files {
     pub fn locked(&self) -> bool {
         self.lock.metadata().is_ok()
     }
+}
+
+/// What belongs to one of several: with its number, from 1; without where there is only one.
+pub(super) fn node(index: usize, of: usize, what: &str) -> String {
+    if of > 1 { format!("{what}-{}", index + 1) } else { what.to_owned() }
 }
 
 fn remove(folder: &Path) -> anyhow::Result<()> {

@@ -12,12 +12,12 @@ use serde_json::json;
 
 use super::{
     children::{self, Member},
-    files::{Files, Keys},
+    files::{self, Files, Keys},
 };
 use crate::{
     child, migrate, provision,
     role::{Consumer, Role},
-    servers::{find, nats, port, postgres},
+    servers::{cluster::Cluster, find, nats, port, postgres},
     token::{self, Claims},
 };
 
@@ -31,6 +31,8 @@ const POSTGRES_PORT: u16 = 15432;
 const READY_LIMIT: Duration = Duration::from_secs(60);
 /// When a start that takes long says what it is waiting for.
 const NOTICE: Duration = Duration::from_secs(10);
+/// Gateway processes where there are several nodes of NATS.
+const GATEWAYS: usize = 2;
 /// Worker processes.
 pub(super) const WORKERS: usize = 2;
 /// How long the workers may take to share the partitions before the present shares are shown.
@@ -50,22 +52,23 @@ pub struct Stack {
     /// The operator's token.
     pub token: Secret,
     members: Vec<Member>,
-    nats: nats::Nats,
+    nats: Cluster,
     postgres: postgres::Postgres,
     server_trouble: bool,
     drain: Duration,
 }
 
 impl Stack {
-    /// Starts everything and waits until it is ready, or until `stop` is set.
+    /// Starts everything on so many nodes of NATS and waits until it is ready, or until `stop` is set.
     ///
     /// # Errors
     /// A part cannot be started.
-    pub fn start(config: &Config, files: Files, stop: &AtomicBool) -> anyhow::Result<Self> {
+    pub fn start(config: &Config, nodes: usize, files: Files, stop: &AtomicBool) -> anyhow::Result<Self> {
         let exe = std::env::current_exe().context("finding this program")?;
         let keys = files.keys()?;
         files.clear_logs();
-        let (nats, postgres) = servers(config, &files, &keys, &exe)?;
+        files.same_nodes(nodes)?;
+        let (nats, postgres) = servers(config, nodes, &files, &keys, &exe)?;
 
         let begin = Instant::now();
         let admin_url = postgres.url(DATABASE);
@@ -73,6 +76,7 @@ impl Stack {
         let report = migrate::run(&admin_url, Some(&keys.roles))?;
         let mut provisioning = config.clone();
         provisioning.nats_url = Secret::new(nats.url());
+        provisioning.replicas = replicas(config, nodes);
         let created = provision::run(&provisioning).context("creating the streams")?;
         let done = format!("{} applied        streams  {created} created", report.applied.len());
         say!(" {:<21} {done:<38}{:>9}", "migrations", seconds(begin.elapsed()));
@@ -81,7 +85,7 @@ impl Stack {
         let listen = SocketAddr::new(config.listen.ip(), port::next_free(wanted)?);
         let port_note = (listen.port() != wanted).then(|| format!("   ({wanted} was taken: {})", listen.port()));
         let gateway = format!("http://{listen}");
-        let members = members(&exe, &files, &keys, &nats, &postgres, listen)?;
+        let members = members(&exe, &files, &keys, &nats, &postgres, listen, provisioning.replicas)?;
         let drain = config.drain + Duration::from_secs(3);
         let private = std::fs::read_to_string(&keys.token_private)?;
         let token = Secret::new(token::mint(&private, &Claims::new(&keys.operator, "platform", "operator", TOKEN_LIFETIME))?);
@@ -137,13 +141,16 @@ impl Stack {
         for member in &mut self.members {
             member.supervise();
         }
-        let nats_ended = self.nats.child().exited().map(|status| ("nats-server", status));
-        let postgres_ended = self.postgres.child().exited().map(|status| ("postgres", status));
-        let Some((name, status)) = nats_ended.or(postgres_ended) else { return };
+        let node_ended = self.nats.nodes_mut().iter_mut().enumerate().find_map(|(index, node)| Some((Some(index), node.child().exited()?)));
+        let Some((node, status)) = node_ended.or_else(|| Some((None, self.postgres.child().exited()?))) else { return };
+        let name = node.map_or_else(|| "postgres".to_owned(), |index| files::node(index, self.nats.nodes().len(), "nats-server"));
         if !self.server_trouble {
-            say!(" {name} ended ({status}); starting it again; log: {}", self.files.log(name).display());
+            say!(" {name} ended ({status}); starting it again; log: {}", self.files.log(&name).display());
         }
-        let result = if name == "postgres" { self.postgres.restart() } else { self.nats.restart() };
+        let result = match node.and_then(|index| self.nats.nodes_mut().get_mut(index)) {
+            Some(node) => node.restart(),
+            None => self.postgres.restart(),
+        };
         self.server_trouble = result.is_err();
         match result {
             Ok(()) => say!(" {name} started again"),
@@ -196,8 +203,7 @@ impl Stack {
     }
 
     fn write_env(&self, keys: &Keys) -> anyhow::Result<()> {
-        let url = self.nats_url();
-        let server = url.rsplit_once('@').map_or(url.clone(), |(_, host)| format!("nats://{host}"));
+        let server = self.nats.servers();
         let description = "the server of `chancery up`";
         self.files.write_nats_context(&json!({ "description": description, "url": server, "user": nats::USER, "password": keys.nats }))?;
         self.files.write_env(&[
@@ -216,22 +222,24 @@ impl Stack {
 }
 
 /// Both servers at once: either may have to be fetched.
-fn servers(config: &Config, files: &Files, keys: &Keys, exe: &std::path::Path) -> anyhow::Result<(nats::Nats, postgres::Postgres)> {
+fn servers(config: &Config, nodes: usize, files: &Files, keys: &Keys, exe: &std::path::Path) -> anyhow::Result<(Cluster, postgres::Postgres)> {
     let named = find::Named::from_env();
-    let with_nats = || -> anyhow::Result<nats::Nats> {
+    let with_nats = || -> anyhow::Result<Cluster> {
         let begin = Instant::now();
         let found = find::nats(&named, &config.data)?;
-        say!(" nats-server {:<9} {:<38}{:>9}", found.version, found.origin, seconds(begin.elapsed()));
-        let options = nats::Options {
-            root: files.root.join("nats"),
-            log: files.log("nats-server"),
-            port: Some(NATS_PORT),
-            monitor_port: Some(NATS_MONITOR_PORT),
+        let origin = if nodes > 1 { format!("{} ×{nodes}", found.origin) } else { found.origin.to_owned() };
+        say!(" nats-server {:<9} {origin:<38}{:>9}", found.version, seconds(begin.elapsed()));
+        let options = (0..nodes).zip(0..).map(|(index, offset)| nats::Options {
+            root: files.root.join(files::node(index, nodes, "nats")),
+            log: files.log(&files::node(index, nodes, "nats-server")),
+            port: Some(NATS_PORT + offset),
+            monitor_port: Some(NATS_MONITOR_PORT + offset),
             password: keys.nats.clone(),
             sync: nats::Sync::Always,
+            node: None,
             remove: None,
-        };
-        nats::Nats::start(exe, &found, options)
+        });
+        Cluster::start(exe, &found, options.collect(), &|route| Ok(route.port))
     };
     let with_postgres = || -> anyhow::Result<postgres::Postgres> {
         let begin = Instant::now();
@@ -263,31 +271,41 @@ fn members(
     exe: &std::path::Path,
     files: &Files,
     keys: &Keys,
-    nats: &nats::Nats,
+    nats: &Cluster,
     postgres: &postgres::Postgres,
     listen: SocketAddr,
+    replicas: usize,
 ) -> anyhow::Result<Vec<Member>> {
-    let mut roles = vec![(Role::Gateway, "gateway".to_owned())];
+    let nodes = nats.nodes().len();
+    let gateways = if nodes > 1 { GATEWAYS } else { 1 };
+    let mut roles: Vec<(Role, String)> = (0..gateways).map(|index| (Role::Gateway, files::node(index, gateways, "gateway"))).collect();
     roles.extend((1..=WORKERS).map(|number| (Role::Worker, format!("worker-{number}"))));
     roles.extend(Consumer::ALL.map(|consumer| (Role::Consumer(consumer), consumer.name().to_owned())));
+    let mut next = listen;
     let member = |(role, name): (Role, String)| -> anyhow::Result<Member> {
         let admin = SocketAddr::from(([127, 0, 0, 1], port::free(None)?));
+        let own = next;
+        if role == Role::Gateway {
+            next.set_port(port::next_free(own.port().saturating_add(1))?);
+        }
         let mut env = vec![
             ("DATABASE_URL", postgres.url_as(role.database_role(), &keys.roles, DATABASE)),
             ("CHANCERY_NATS_URL", nats.url()),
             ("CHANCERY_PUBLIC_URL", format!("http://{listen}")),
             ("CHANCERY_DATA", files.root.display().to_string()),
             ("CHANCERY_WORKER_ID", name.clone()),
+            ("CHANCERY_REPLICAS", replicas.to_string()),
         ];
         let path = |path: &std::path::Path| path.display().to_string();
         match role {
             Role::Gateway => env.extend([
-                ("CHANCERY_LISTEN", listen.to_string()),
+                ("CHANCERY_LISTEN", own.to_string()),
                 ("CHANCERY_TOKEN_PUBLIC_KEY_FILE", path(&keys.token_public)),
                 ("CHANCERY_TOKEN_PRIVATE_KEY_FILE", path(&keys.token_private)),
                 ("CHANCERY_LINK_KEY_FILE", path(&keys.link)),
                 ("CHANCERY_FINGERPRINT_KEY_FILE", path(&keys.fingerprint)),
-                ("CHANCERY_GROUP_COMMIT", "16".into()),
+                // With replicas the server calls fsync once for many messages by itself.
+                ("CHANCERY_GROUP_COMMIT", if replicas > 1 { "0" } else { "16" }.into()),
             ]),
             _ => env.push(("CHANCERY_ADMIN_LISTEN", admin.to_string())),
         }
@@ -295,11 +313,16 @@ fn members(
             env.extend([("CHANCERY_MAIL", format!("file://{}", files.root.join("mail").display())), ("CHANCERY_LINK_KEY_FILE", path(&keys.link))]);
         }
         let environment = env.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-        let address = if role == Role::Gateway { listen } else { admin };
+        let address = if role == Role::Gateway { own } else { admin };
         let log = files.log(&name);
         Ok(Member::new(role, name, address, exe.to_owned(), environment, log))
     };
     roles.into_iter().map(member).collect()
+}
+
+/// Replicas of every stream: one on each node, unless there is one node and the configuration says something else.
+fn replicas(config: &Config, nodes: usize) -> usize {
+    if nodes > 1 { nodes } else { config.replicas }
 }
 
 fn turn_of(role: Role) -> u8 {

@@ -89,6 +89,7 @@ pub(crate) fn start_nats(sync: nats::Sync) -> Nats {
         monitor_port: None,
         password: PASSWORD.into(),
         sync,
+        node: None,
         remove: Some(folder),
     };
     Nats::start(&exe(), &installed, options).unwrap()
