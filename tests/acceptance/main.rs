@@ -5,6 +5,7 @@
 #![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that meets the unexpected must fail at once")]
 
 mod authorisation;
+mod chaos;
 mod consumers;
 mod harness;
 mod harness_itself;

@@ -75,6 +75,11 @@ impl Stack {
         token::mint(&builder::KEYS.0, &Claims::new(subject, tenant, "", lifetime)).unwrap()
     }
 
+    /// The key that signs tokens of this stack.
+    pub(crate) fn private_key(&self) -> &'static str {
+        &builder::KEYS.0
+    }
+
     /// A platform operator's token.
     pub(crate) fn operator_token(&self) -> String {
         self.token("svc_01890a5d-ac96-774b-bcce-b302099a8057", "platform", "operator")

@@ -1,0 +1,3 @@
+//! `chancery chaos`: what it is made of, over real servers.
+
+mod loading;
