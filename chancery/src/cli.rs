@@ -1,6 +1,10 @@
 //! The command line.
 
-use std::{path::PathBuf, process::ExitCode, time::Duration};
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::{Context as _, bail};
 use clap::{Parser, Subcommand, builder::TypedValueParser as _};
@@ -10,7 +14,7 @@ use subjects::TenantId;
 use crate::{
     bench,
     guard::Guard,
-    mail, migrate, provision,
+    health, init, mail, migrate, provision,
     role::{self, Consumer, Role},
     token::{self, Claims},
     up,
@@ -51,8 +55,19 @@ enum Command {
         /// Which one.
         name: Consumer,
     },
-    /// Brings the database up to date; with CHANCERY_ROLE_PASSWORD also lets the roles log in.
-    Migrate,
+    /// Makes certificates, credentials and the servers' configuration for a cluster; what is there already stays.
+    Init(init::Options),
+    /// Asks a role whether it is ready; the exit code says so, for health checks of containers.
+    Health {
+        /// For example `http://127.0.0.1:8080/readyz`.
+        url: String,
+    },
+    /// Brings the database up to date; with CHANCERY_ROLE_PASSWORD, or with a folder of passwords, also lets the roles log in.
+    Migrate {
+        /// A folder with a file for each role, named after it, that holds its password.
+        #[arg(long)]
+        passwords: Option<PathBuf>,
+    },
     /// Creates the streams, or checks them.
     Provision,
     /// Prints what every variable comes to and where from, without its secrets.
@@ -92,6 +107,12 @@ enum Token {
         /// Scopes, separated by spaces.
         #[arg(long, default_value = "")]
         scope: String,
+        /// Seconds until it ends.
+        #[arg(long, default_value_t = 3600)]
+        seconds: u64,
+    },
+    /// Signs a platform operator's token with CHANCERY_TOKEN_PRIVATE_KEY (or _FILE): the first token of a cluster.
+    Operator {
         /// Seconds until it ends.
         #[arg(long, default_value_t = 3600)]
         seconds: u64,
@@ -147,6 +168,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         // A guard needs no configuration, and must start whatever the environment holds.
         Command::Guard(guard) => return guard.run(),
         Command::Token(Token::Keygen { into }) => return keygen(&into),
+        Command::Init(options) => return initialise(&options),
+        Command::Health { url } => return health::run(&url),
         other => other,
     };
     let config = Config::from_env()?;
@@ -157,12 +180,16 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
         Command::Bench(options) => return bench::run(config, options),
         Command::Floor { part } => return bench::floor::run(part, &config),
-        Command::Migrate => migrate(&config)?,
+        Command::Migrate { passwords } => migrate(&config, passwords.as_deref())?,
         Command::Provision => println!("{} streams created, the others are as configured", provision::run(&config)?),
         Command::Config => {
             for setting in Config::settings(&|name| std::env::var(name).ok())? {
                 println!("{}={} ({})", setting.name, setting.value.unwrap_or_default(), setting.source);
             }
+        }
+        Command::Token(Token::Operator { seconds }) => {
+            let key = config.token_private_key.as_ref().context("CHANCERY_TOKEN_PRIVATE_KEY is not set")?;
+            println!("{}", token::operator(key.expose(), Duration::from_secs(seconds))?);
         }
         Command::Token(Token::Mint { tenant, subject, scope, seconds }) => {
             let key = config.token_private_key.as_ref().context("CHANCERY_TOKEN_PRIVATE_KEY is not set (`. .chancery/env` sets it for `up`)")?;
@@ -171,18 +198,22 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mail(Mail::Latest { token: true, to }) => println!("{}", mail::latest_token(&mail::folder(&config), to.as_deref())?),
         Command::Mail(Mail::Latest { token: false, to }) => println!("{}", mail::latest(&mail::folder(&config), to.as_deref())?),
         Command::Audit(Audit::Verify { tenant, heads }) => return verify(&config, tenant, heads.as_deref()),
-        Command::Guard(_) | Command::Token(Token::Keygen { .. }) => {}
+        Command::Guard(_) | Command::Token(Token::Keygen { .. }) | Command::Init(_) | Command::Health { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(config: &Config) -> anyhow::Result<()> {
+fn migrate(config: &Config, passwords: Option<&Path>) -> anyhow::Result<()> {
     if config.database_url.expose().is_empty() {
         bail!("DATABASE_URL is not set");
     }
     let file = std::env::var("CHANCERY_ROLE_PASSWORD_FILE").ok().map(std::fs::read_to_string).transpose().context("CHANCERY_ROLE_PASSWORD_FILE")?;
     let password = std::env::var("CHANCERY_ROLE_PASSWORD").ok().or(file).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let report = migrate::run(config.database_url.expose(), password.as_deref())?;
+    let passwords = match passwords {
+        Some(folder) => migrate::Passwords::from_folder(folder)?,
+        None => password.map_or(migrate::Passwords::None, migrate::Passwords::One),
+    };
+    let report = migrate::with_passwords(config.database_url.expose(), &passwords)?;
     for name in &report.applied {
         println!("applied {name}");
     }
@@ -191,7 +222,7 @@ fn migrate(config: &Config) -> anyhow::Result<()> {
 }
 
 /// Prints a line for every whole chain, its head, and one for every broken one.
-fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&std::path::Path>) -> anyhow::Result<ExitCode> {
+fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&Path>) -> anyhow::Result<ExitCode> {
     if config.database_url.expose().is_empty() {
         bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
     }
@@ -215,7 +246,18 @@ fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&std::path::P
     Ok(if report.broken.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn keygen(folder: &std::path::Path) -> anyhow::Result<ExitCode> {
+fn initialise(options: &init::Options) -> anyhow::Result<ExitCode> {
+    let written = init::run(options)?;
+    for path in &written {
+        println!("wrote {}", path.display());
+    }
+    if written.is_empty() {
+        println!("everything is there");
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn keygen(folder: &Path) -> anyhow::Result<ExitCode> {
     use crate::servers::place::write_private;
     let (private, public) = token::keygen()?;
     let target = folder.join("token.pem");

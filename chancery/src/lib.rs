@@ -9,6 +9,8 @@ pub mod child;
 pub mod cli;
 pub mod connect;
 pub mod guard;
+pub mod health;
+pub mod init;
 pub mod mail;
 pub mod migrate;
 pub mod provision;

@@ -1,8 +1,8 @@
 //! `chancery migrate`: every owner's SQL, each with a history table of its own, under one lock; then the login roles.
 
-use std::time::Duration;
+use std::{path::Path, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use postgres::{Client, NoTls, error::SqlState};
 use refinery::{Migration, Runner};
 
@@ -35,16 +35,58 @@ pub struct Report {
     pub applied: Vec<String>,
 }
 
+/// The passwords that the roles are to have.
+#[derive(Clone, PartialEq, Eq)]
+pub enum Passwords {
+    /// As they are; a fresh role cannot log in.
+    None,
+    /// The same for all: development and tests.
+    One(String),
+    /// One for each role, as (role, password).
+    Each(Vec<(&'static str, String)>),
+}
+
+impl Passwords {
+    /// Reads a file for each role from a folder.
+    ///
+    /// # Errors
+    /// A role has no file, or it is empty.
+    pub fn from_folder(folder: &Path) -> anyhow::Result<Self> {
+        let password = |role: &'static str| {
+            let path = folder.join(role);
+            let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
+            if text.trim().is_empty() { Err(anyhow!("{} is empty", path.display())) } else { Ok((role, text.trim().to_owned())) }
+        };
+        Ok(Self::Each(ROLES.into_iter().map(password).collect::<anyhow::Result<_>>()?))
+    }
+
+    fn of(&self, role: &str) -> Option<&str> {
+        match self {
+            Self::None => None,
+            Self::One(password) => Some(password),
+            Self::Each(passwords) => passwords.iter().find(|(name, _)| *name == role).map(|(_, password)| password.as_str()),
+        }
+    }
+}
+
 /// Brings the database at `url` up to date and lets the roles log in with `password` when there is one. Blocking: call it before an
 /// async runtime starts, or outside of it.
 ///
 /// # Errors
-/// The database cannot be reached, or a migration fails; the text names it.
+/// See [`with_passwords`].
 pub fn run(url: &str, password: Option<&str>) -> anyhow::Result<Report> {
+    with_passwords(url, &password.map_or(Passwords::None, |password| Passwords::One(password.to_owned())))
+}
+
+/// The same with passwords of any kind.
+///
+/// # Errors
+/// The database cannot be reached, or a migration fails; the text names it.
+pub fn with_passwords(url: &str, passwords: &Passwords) -> anyhow::Result<Report> {
     let mut attempt = 1;
     let mut report = Report::default();
     loop {
-        match once(url, password, &mut report) {
+        match once(url, passwords, &mut report) {
             Err(error) if attempt < ATTEMPTS && is_collision(&error) => {
                 std::thread::sleep(Duration::from_millis(u64::from(20 * attempt + rand::random_range(0..50))));
                 attempt += 1;
@@ -55,7 +97,7 @@ pub fn run(url: &str, password: Option<&str>) -> anyhow::Result<Report> {
 }
 
 /// One attempt; what it applied before it failed is in the report, too, because it stays applied.
-fn once(url: &str, password: Option<&str>, report: &mut Report) -> anyhow::Result<()> {
+fn once(url: &str, passwords: &Passwords, report: &mut Report) -> anyhow::Result<()> {
     let mut config: postgres::Config = url.parse().context("DATABASE_URL is not a PostgreSQL URL")?;
     config.application_name("chancery-migrate").connect_timeout(Duration::from_secs(10));
     let mut client = config.connect(NoTls).context("connecting to the database")?;
@@ -69,10 +111,9 @@ fn once(url: &str, password: Option<&str>, report: &mut Report) -> anyhow::Resul
         let done = runner.run(&mut client).with_context(|| format!("migrations/{owner}"))?;
         report.applied.extend(done.applied_migrations().iter().map(|one| format!("{owner}/{one}")));
     }
-    if let Some(password) = password {
-        let literal = quoted(password);
-        for role in ROLES {
-            client.batch_execute(&format!("ALTER ROLE {role} LOGIN PASSWORD {literal}")).with_context(|| format!("role {role}"))?;
+    for role in ROLES {
+        if let Some(password) = passwords.of(role) {
+            client.batch_execute(&format!("ALTER ROLE {role} LOGIN PASSWORD {}", quoted(password))).with_context(|| format!("role {role}"))?;
         }
     }
     Ok(())

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, anyhow};
 use aws_lc_rs::{
+    digest,
     rand::SystemRandom,
     signature::{Ed25519KeyPair, KeyPair as _},
 };
@@ -11,6 +12,7 @@ use base64::{Engine as _, engine::general_purpose::STANDARD};
 use jsonwebtoken::{Algorithm, EncodingKey, Header};
 use serde::Serialize;
 use time::OffsetDateTime;
+use uuid::Uuid;
 
 /// Who issues and who reads our tokens.
 pub const ISSUER: &str = "chancery";
@@ -50,6 +52,15 @@ impl Claims {
 pub fn mint(private_key_pem: &str, claims: &Claims) -> anyhow::Result<String> {
     let key = EncodingKey::from_ed_pem(private_key_pem.as_bytes()).context("the private key is not an Ed25519 key in PKCS#8 PEM")?;
     jsonwebtoken::encode(&Header::new(Algorithm::EdDSA), claims, &key).context("signing the token")
+}
+
+/// A platform operator's token. Whoever holds the same key is the same operator, so that keys of repeated requests are the same too.
+///
+/// # Errors
+/// The key is no Ed25519 key in PKCS#8 PEM.
+pub fn operator(private_key_pem: &str, lifetime: Duration) -> anyhow::Result<String> {
+    let subject = format!("svc_{}", Uuid::new_v5(&Uuid::NAMESPACE_OID, digest::digest(&digest::SHA256, private_key_pem.as_bytes()).as_ref()));
+    mint(private_key_pem, &Claims::new(&subject, "platform", "operator", lifetime))
 }
 
 /// A fresh Ed25519 key pair: private (PKCS#8) and public (SubjectPublicKeyInfo), both PEM.

@@ -1,0 +1,98 @@
+//! The configuration of the three nats-servers.
+
+use std::path::PathBuf;
+
+use super::{Reader, certificates::Drawn, place::Place};
+use crate::token;
+
+/// The servers of the cluster.
+const NODES: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
+/// Where the servers find their files.
+const MOUNTED: &str = "/run/chancery/nats";
+
+/// Writes certificates and a configuration for each server.
+pub(super) fn write(place: &mut Place, drawn: &Drawn, store: &str) -> anyhow::Result<()> {
+    let path = |name: &str| PathBuf::from("nats").join(name);
+    place.share(&path("ca.pem"), &drawn.authority, Some(Reader::Nats))?;
+    place.share(&path("server.pem"), &drawn.server, Some(Reader::Nats))?;
+    place.share(&path("server.key"), &drawn.server_key, Some(Reader::Nats))?;
+    let accounts = accounts(place)?;
+    for node in NODES {
+        place.share(&path(&format!("{node}.conf")), &configuration(node, store, &accounts), Some(Reader::Nats))?;
+    }
+    Ok(())
+}
+
+/// The password of a NATS user, drawn when it is missing.
+pub(super) fn password(place: &mut Place, user: &str) -> anyhow::Result<String> {
+    place.secret(&format!("nats-{user}"), &token::secret)
+}
+
+/// The accounts with their users.
+fn accounts(place: &mut Place) -> anyhow::Result<String> {
+    let mut users = String::new();
+    for reader in [Reader::Provisioner, Reader::Operator, Reader::Team].into_iter().chain(super::reader::roles().map(Reader::Role)) {
+        users.push_str(&format!("      {{ user: \"{}\", password: \"{}\" }}\n", reader.name(), password(place, reader.name())?));
+    }
+    let system = password(place, Reader::System.name())?;
+    Ok(format!(
+        "accounts {{\n  SYS {{ users: [ {{ user: \"system\", password: \"{system}\" }} ] }}\n  CHANCERY {{\n    jetstream: enabled\n    users: [\n{users}    ]\n  }}\n}}\nsystem_account: SYS\n"
+    ))
+}
+
+/// What one server is told. Limits are for a cluster whose clients are our own processes and those of a few teams.
+fn configuration(node: &str, store: &str, accounts: &str) -> String {
+    let routes: Vec<String> = NODES.iter().map(|node| format!("\"tls://{node}:6222\"")).collect();
+    format!(
+        r#"# Written by `chancery init`, which will overwrite changes.
+server_name: "{node}"
+listen: "0.0.0.0:4222"
+# Monitoring has no authentication: for the health check in the container, and for nobody else.
+http: "127.0.0.1:8222"
+
+max_connections: 2000
+max_subscriptions: 5000
+max_payload: 1MB
+max_pending: 32MB
+max_control_line: 4KB
+write_deadline: "10s"
+ping_interval: "20s"
+ping_max: 3
+# SIGUSR2, which `stop` sends: leaders move away first, then clients are sent to the other servers a few at a time.
+lame_duck_duration: "30s"
+lame_duck_grace_period: "2s"
+
+tls {{
+  cert_file: "{MOUNTED}/server.pem"
+  key_file: "{MOUNTED}/server.key"
+  ca_file: "{MOUNTED}/ca.pem"
+  timeout: 5
+}}
+
+cluster {{
+  name: "chancery"
+  listen: "0.0.0.0:6222"
+  # Clients list all servers themselves; the addresses that servers know of each other are in no certificate.
+  no_advertise: true
+  tls {{
+    cert_file: "{MOUNTED}/server.pem"
+    key_file: "{MOUNTED}/server.key"
+    ca_file: "{MOUNTED}/ca.pem"
+    verify: true
+    timeout: 5
+  }}
+  routes: [ {routes} ]
+}}
+
+jetstream {{
+  store_dir: "/data"
+  # What is acknowledged is on disk.
+  sync_interval: always
+  max_file_store: {store}
+  max_memory_store: 256MB
+}}
+
+{accounts}"#,
+        routes = routes.join(", "),
+    )
+}
