@@ -100,7 +100,7 @@ pub fn with_passwords(url: &str, passwords: &Passwords) -> anyhow::Result<Report
 fn once(url: &str, passwords: &Passwords, report: &mut Report) -> anyhow::Result<()> {
     let mut config: postgres::Config = url.parse().context("DATABASE_URL is not a PostgreSQL URL")?;
     config.application_name("chancery-migrate").connect_timeout(Duration::from_secs(10));
-    let mut client = config.connect(NoTls).context("connecting to the database")?;
+    let mut client = connect(&config)?;
     client.batch_execute("SET lock_timeout = '60s'")?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).context("waiting for another migration")?;
     create_roles(&mut client)?;
@@ -117,6 +117,23 @@ fn once(url: &str, passwords: &Passwords, report: &mut Report) -> anyhow::Result
         }
     }
     Ok(())
+}
+
+/// Connects, and makes the database first if there is none yet: a server that was killed while it made its data may not have got so far.
+fn connect(config: &postgres::Config) -> anyhow::Result<Client> {
+    let missing = |error: &postgres::Error| error.code() == Some(&SqlState::UNDEFINED_DATABASE);
+    let again = match config.connect(NoTls) {
+        Err(error) if missing(&error) => {
+            let name = config.get_dbname().context("DATABASE_URL names no database")?.replace('"', "\"\"");
+            let mut server = config.clone().dbname("postgres").connect(NoTls).context("connecting to the server")?;
+            match server.batch_execute(&format!("CREATE DATABASE \"{name}\"")) {
+                Err(error) if error.code() != Some(&SqlState::DUPLICATE_DATABASE) => return Err(error).context("making the database"),
+                _ => config.connect(NoTls),
+            }
+        }
+        result => result,
+    };
+    again.context("connecting to the database")
 }
 
 /// Core first, because the others may refer to it; then by name.
