@@ -20,9 +20,16 @@ use crate::{
     up,
 };
 
+/// What `--version` says: a build that is made to be wrong says so.
+#[cfg(feature = "planted")]
+const VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), " WITH PLANTED DEFECTS: made to be caught, and good for nothing else");
+/// What `--version` says.
+#[cfg(not(feature = "planted"))]
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
 /// Chancery: the multi-tenant identity backbone.
 #[derive(Debug, Parser)]
-#[command(name = "chancery", version, about, disable_help_subcommand = true)]
+#[command(name = "chancery", version = VERSION, about, disable_help_subcommand = true)]
 struct Cli {
     #[command(subcommand)]
     command: Command,

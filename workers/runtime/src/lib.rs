@@ -7,6 +7,7 @@ pub mod failpoint;
 pub mod health;
 pub mod metrics;
 pub mod nats;
+pub mod planted;
 pub mod store;
 pub mod streams;
 pub mod worker;

@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 };
 use rand::Rng;
 
-use crate::{Config, StartError};
+use crate::{Config, StartError, planted};
 
 /// Pull requests that may wait at the server, over all replicas of a consumer.
 const MAX_WAITING: i64 = 512;
@@ -93,7 +93,7 @@ impl Durable {
                 Start::All => DeliverPolicy::All,
                 Start::New => DeliverPolicy::New,
             },
-            ack_policy: AckPolicy::Explicit,
+            ack_policy: if planted!(AckAll) { AckPolicy::All } else { AckPolicy::Explicit },
             ack_wait: self.ack_wait,
             // After its last delivery the server drops a message without a trace. The loop counts and dead-letters instead.
             max_deliver: -1,

@@ -29,7 +29,7 @@ use super::{
     suspects::Suspects,
     trace,
 };
-use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, store, streams};
+use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, planted, store, streams};
 
 /// How long a pull request stays at the server.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -269,6 +269,10 @@ where
             }
             Err(error) => error,
         };
+        planted!(SkipUndecodable => {
+            open.ack().await;
+            return None;
+        });
         let text = error.to_string();
         let letter = DeadLetter {
             consumer: self.durable.name,

@@ -15,12 +15,12 @@ use super::{
     parse::{Dead, Parsed, Readable},
     reader::Incoming,
 };
-use crate::failpoint;
 use crate::store::{
     commit::{OutcomeRow, StateRow, Step, TenantRow, Writes},
     lease::Mark,
     load::{TenantHead, Wanted},
 };
+use crate::{failpoint, planted};
 
 /// A message and the partition it was read from.
 #[derive(Debug)]
@@ -94,7 +94,7 @@ impl Known {
         for item in items {
             match &item.parsed {
                 Parsed::Command(readable) => {
-                    if readable.message.keyed || self.doubt > 0 {
+                    if (readable.message.keyed || self.doubt > 0) && !planted!(NoInbox) {
                         wanted.commands.push(readable.message.id.uuid());
                     }
                     if item.condemned.is_some() {
@@ -212,6 +212,7 @@ impl<'a> Decider<'a> {
                 let message = &readable.message;
                 self.fail(item, Some(message), message.id, message.tenant_id, &readable.reply, "condemned", error)
             }
+            (Parsed::Dead(dead), _) if planted!(SkipUndecodable) && dead.reason == "undecodable" => Ok(()),
             (Parsed::Dead(dead), _) => match (dead_id(dead), dead.message.as_ref().map(|message| message.tenant_id).or(dead.tenant)) {
                 (Some(id), Some(tenant)) => self.fail(item, dead.message.as_deref(), id, tenant, &dead.reply, dead.reason, &dead.error),
                 _ => self.dead_letter(item, dead.reason, &dead.error),

@@ -14,6 +14,8 @@ mod keeper;
 mod outbox;
 mod owned;
 mod parse;
+#[cfg(feature = "planted")]
+mod planted_lane;
 mod process;
 mod reader;
 mod schedule;
@@ -32,7 +34,7 @@ use uuid::Uuid;
 
 pub(crate) use headers::event_headers;
 
-use crate::{Config, StartError, Stop, failpoint, nats, store};
+use crate::{Config, StartError, Stop, failpoint, nats, planted, store};
 use keeper::{Avoided, Keeper, Notice};
 use outbox::{Job, Marks, Outbox};
 use owned::Owned;
@@ -90,6 +92,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         fenced: BTreeMap::new(),
         stop: hard_stop.clone(),
     };
+    planted!(PublishBeforeCommit => { planted_lane::remember(&lane) });
     let lane_task = tokio::spawn(outbox.run(jobs));
     let (notices_sender, notices) = mpsc::channel(16);
     let avoided = Avoided::default();

@@ -12,7 +12,7 @@ use std::{
     time::Duration,
 };
 
-use async_nats::{HeaderMap, Request, jetstream};
+use async_nats::{Client, HeaderMap, Request, jetstream};
 use bytes::Bytes;
 use deadpool_postgres::Pool;
 use serde::Deserialize;
@@ -31,6 +31,7 @@ use super::{
 use crate::{
     Stop, failpoint,
     nats::Connection,
+    planted,
     store::{commit::EventRow, lease::Mark},
 };
 
@@ -159,6 +160,7 @@ struct PubAckError {
 impl Outbox {
     /// Works until the jobs end. `stop` ends it in the middle of an endless retry: the successor settles.
     pub(crate) async fn run(mut self, mut jobs: mpsc::Receiver<Job>) {
+        planted!(OutboxById => { return self.relay(jobs).await });
         let mut next = None;
         // The first batch after a pause waits for nothing.
         let mut due = Instant::now();
@@ -205,6 +207,7 @@ impl Outbox {
 
     /// Publishes until every event is stored, or its partition is not ours any more, or the process has to end.
     async fn publish(&mut self, events: Vec<EventRow>) {
+        planted!(PipelinedOutbox => { return self.pipeline(events).await });
         let mut rest: &[EventRow] = &events;
         while !rest.is_empty() {
             let (batch, later) = rest.split_at(rest.len().min(BATCH));
@@ -271,18 +274,15 @@ impl Outbox {
 
     /// One message with its PubAck; returns the sequence.
     pub(crate) async fn request(&self, subject: String, headers: HeaderMap, payload: Bytes) -> Result<u64, PublishError> {
-        let request = Request::new().headers(headers).payload(payload).timeout(Some(self.timeout));
-        let answer = self.connection.client.send_request(subject, request).await.map_err(|error| PublishError::Unknown(error.to_string()))?;
-        let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| PublishError::Unknown(format!("unreadable PubAck: {error}")))?;
-        match ack.error {
-            None => Ok(ack.seq),
-            Some(error) => Err(PublishError::Refused { code: error.err_code, description: error.description }),
-        }
+        request_on(&self.connection.client, self.timeout, subject, headers, payload).await
     }
 
-    fn headers(&self, event: &EventRow, first: bool, batch: Option<&str>, place: usize, last: bool) -> HeaderMap {
+    pub(super) fn headers(&self, event: &EventRow, first: bool, batch: Option<&str>, place: usize, last: bool) -> HeaderMap {
         let mut headers = event_headers(event);
-        if first && let Some(fenced) = self.fenced.get(&event.partition) {
+        if first
+            && !planted!(NoFence)
+            && let Some(fenced) = self.fenced.get(&event.partition)
+        {
             headers.insert(names::EXPECTED.clone(), fenced.fence.to_string());
             headers.insert(names::EXPECTED_SUBJECT.clone(), subjects::fence(event.partition));
         }
@@ -297,7 +297,18 @@ impl Outbox {
     }
 }
 
-fn subject(event: &EventRow) -> String {
+/// See [`Outbox::request`].
+pub(super) async fn request_on(client: &Client, limit: Duration, subject: String, headers: HeaderMap, payload: Bytes) -> Result<u64, PublishError> {
+    let request = Request::new().headers(headers).payload(payload).timeout(Some(limit));
+    let answer = client.send_request(subject, request).await.map_err(|error| PublishError::Unknown(error.to_string()))?;
+    let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| PublishError::Unknown(format!("unreadable PubAck: {error}")))?;
+    match ack.error {
+        None => Ok(ack.seq),
+        Some(error) => Err(PublishError::Refused { code: error.err_code, description: error.description }),
+    }
+}
+
+pub(super) fn subject(event: &EventRow) -> String {
     subjects::event(event.tenant, &event.event_type)
 }
 

@@ -20,7 +20,7 @@ use super::{
     outbox::Job,
 };
 use crate::{
-    Config, failpoint, metrics,
+    Config, failpoint, metrics, planted,
     store::{
         self,
         commit::{self, CommitError},
@@ -119,6 +119,7 @@ impl Engine {
             }
         };
         failpoint::hit("decided");
+        planted!(PublishBeforeCommit => { super::planted_lane::publish_first(&batch.writes.events).await });
         match commit::commit(&session.client, &session.commit, self.worker, &batch.writes).await {
             Ok(()) => Ok((batch, count)),
             Err(error) => {
@@ -265,7 +266,7 @@ impl Worker {
                 tracing::debug!(%error, "outcomes not sent");
             }
         }
-        if !batch.writes.events.is_empty() {
+        if !batch.writes.events.is_empty() && !planted!(PublishBeforeCommit) {
             self.tell_lane(Job::Publish(batch.writes.events)).await;
         }
         failpoint::hit("handed_to_lane");
