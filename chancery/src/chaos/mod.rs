@@ -8,4 +8,5 @@ pub mod check;
 pub mod facts;
 pub mod history;
 pub mod load;
+pub mod power;
 pub mod reach;
