@@ -75,7 +75,7 @@ enum Command {
         #[arg(long)]
         passwords: Option<PathBuf>,
     },
-    /// Creates the streams, or checks them.
+    /// Creates the streams, the bucket and the consumers, or checks them.
     Provision,
     /// Prints what every variable comes to and where from, without its secrets.
     Config,
@@ -188,7 +188,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Bench(options) => return bench::run(config, options),
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate { passwords } => migrate(&config, passwords.as_deref())?,
-        Command::Provision => println!("{} streams created, the others are as configured", provision::run(&config)?),
+        Command::Provision => println!("{}", provision::run(&config)?),
         Command::Config => {
             for setting in Config::settings(&|name| std::env::var(name).ok())? {
                 println!("{}={} ({})", setting.name, setting.value.unwrap_or_default(), setting.source);

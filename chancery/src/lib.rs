@@ -13,6 +13,7 @@ pub mod health;
 pub mod init;
 pub mod mail;
 pub mod migrate;
+pub mod privilege;
 pub mod provision;
 pub mod role;
 pub mod servers;

@@ -3,7 +3,7 @@
 use std::{process::ExitCode, time::Duration};
 
 use anyhow::{Context as _, anyhow};
-use runtime::{Config, Stop};
+use runtime::{Config, Stop, consume::Durable};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
@@ -73,6 +73,31 @@ impl Consumer {
             Self::Guests => guests::FILTERS,
             Self::Withdrawals => withdrawals::FILTERS,
             Self::AuthzCache => authz_cache::FILTERS,
+        }
+    }
+}
+
+impl Consumer {
+    /// Its durable.
+    pub fn durable(self, config: &Config) -> Durable {
+        match self {
+            Self::Logging => logging::durable(config),
+            Self::Audit => audit::durable(config),
+            Self::Notifications => notifications::durable(config),
+            Self::Onboarding => onboarding::durable(config),
+            Self::Guests => guests::durable(config),
+            Self::Withdrawals => withdrawals::durable(config),
+            Self::AuthzCache => authz_cache::durable(config),
+        }
+    }
+
+    /// The commands it gives, `<aggregate>.<command>`.
+    pub fn commands(self) -> &'static [&'static str] {
+        match self {
+            Self::Onboarding => onboarding::COMMANDS,
+            Self::Guests => guests::COMMANDS,
+            Self::Withdrawals => withdrawals::COMMANDS,
+            Self::Logging | Self::Audit | Self::Notifications | Self::AuthzCache => &[],
         }
     }
 }

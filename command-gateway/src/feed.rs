@@ -231,6 +231,7 @@ async fn read(
     let connects = statistics.connects.load(Ordering::Relaxed);
     let stream = context.get_stream(names::EVENTS).await.map_err(|error| error.to_string())?;
     let wanted = pull::Config {
+        name: Some(streams::reader_name()),
         description: Some("chancery event stream".into()),
         deliver_policy: DeliverPolicy::New,
         ack_policy: AckPolicy::None,

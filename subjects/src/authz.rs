@@ -10,6 +10,8 @@ pub const BUCKET: &str = "authz";
 pub const STREAM: &str = "KV_authz";
 /// The subjects the stream stores.
 pub const SUBJECTS: [&str; 1] = ["$KV.authz.>"];
+/// The subjects of what members may: neither a tenant's key nor the beat, which are one token.
+pub const MEMBERS: &str = "$KV.authz.*.*";
 /// What a subject has before its key.
 const PREFIX: &str = "$KV.authz.";
 /// The key of the beat.
@@ -81,6 +83,8 @@ mod tests {
         assert!(matches(&below(tenant), &Key::Member(tenant, USER.parse()?).subject()));
         assert!(!matches(&below(tenant), &Key::Tenant(tenant).subject()));
         assert!(matches(SUBJECTS[0], &Key::Beat.subject()));
+        assert!(matches(MEMBERS, &Key::Member(tenant, USER.parse()?).subject()));
+        assert!(!matches(MEMBERS, &Key::Tenant(tenant).subject()) && !matches(MEMBERS, &Key::Beat.subject()));
         Ok(())
     }
 }

@@ -20,7 +20,9 @@ use super::{
     stand::Stand,
 };
 use crate::{
-    migrate, provision,
+    migrate,
+    privilege::nats::User,
+    provision,
     role::{Consumer, Role},
     servers::{place, port},
     token::{self, Claims},
@@ -56,7 +58,7 @@ pub(super) fn start(config: &Config, options: &Options, stand: &mut Stand, stop:
     let database_url = stand.postgres.url(DATABASE);
     migrate::run(&database_url, Some(&roles_password))?;
     let mut provisioning = config.clone();
-    provisioning.nats_url = Secret::new(stand.nats.url());
+    provisioning.nats_url = Secret::new(stand.nats.url_as(User::Provisioner));
     provision::run(&provisioning).context("creating the streams")?;
 
     let folder = stand.folder.root.join("keys");
@@ -81,6 +83,7 @@ pub(super) fn start(config: &Config, options: &Options, stand: &mut Stand, stop:
         let admin = SocketAddr::from(([127, 0, 0, 1], port::free(None)?));
         let mut environment = vec![
             ("DATABASE_URL", stand.postgres.url_as(role.database_role(), &roles_password, DATABASE)),
+            ("CHANCERY_NATS_URL", stand.nats.url_as(User::of(role))),
             ("CHANCERY_PUBLIC_URL", format!("http://{listen}")),
         ];
         match role {

@@ -3,7 +3,10 @@
 use std::path::PathBuf;
 
 use super::{Reader, certificates::Drawn, place::Place};
-use crate::token;
+use crate::{
+    privilege::{self, nats::User},
+    token,
+};
 
 /// The servers of the cluster.
 const NODES: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
@@ -28,16 +31,12 @@ pub(super) fn password(place: &mut Place, user: &str) -> anyhow::Result<String> 
     place.secret(&format!("nats-{user}"), &token::secret)
 }
 
-/// The accounts with their users.
+/// The accounts with their users and what each may do.
 fn accounts(place: &mut Place) -> anyhow::Result<String> {
-    let mut users = String::new();
-    for reader in [Reader::Provisioner, Reader::Operator, Reader::Team].into_iter().chain(super::reader::roles().map(Reader::Role)) {
-        users.push_str(&format!("      {{ user: \"{}\", password: \"{}\" }}\n", reader.name(), password(place, reader.name())?));
-    }
-    let system = password(place, Reader::System.name())?;
-    Ok(format!(
-        "accounts {{\n  SYS {{ users: [ {{ user: \"system\", password: \"{system}\" }} ] }}\n  CHANCERY {{\n    jetstream: enabled\n    users: [\n{users}    ]\n  }}\n}}\nsystem_account: SYS\n"
-    ))
+    let passwords: Vec<(User, String)> =
+        User::all().into_iter().map(|user| Ok((user, password(place, user.name())?))).collect::<anyhow::Result<_>>()?;
+    let of = |user: User| passwords.iter().find(|(one, _)| *one == user).map(|(_, password)| password.clone()).unwrap_or_default();
+    Ok(privilege::nats::accounts(&of))
 }
 
 /// What one server is told. Limits are for a cluster whose clients are our own processes and those of a few teams.

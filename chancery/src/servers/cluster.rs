@@ -10,10 +10,13 @@ use anyhow::{Context as _, bail};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-use crate::servers::{
-    find::Installed,
-    nats::{Nats, Node, Options},
-    port,
+use crate::{
+    privilege::nats::User,
+    servers::{
+        find::Installed,
+        nats::{Nats, Node, Options},
+        port,
+    },
 };
 
 /// How long the nodes may take to elect the leader that makes streams.
@@ -62,9 +65,19 @@ impl Cluster {
         Ok(cluster)
     }
 
-    /// How clients reach it: every node, separated by commas, with user and password.
+    /// How the operator reaches it: every node, separated by commas, with user and password.
     pub fn url(&self) -> String {
-        self.nodes.iter().map(Nats::url).collect::<Vec<_>>().join(",")
+        self.url_as(User::Operator)
+    }
+
+    /// How a user reaches it.
+    pub fn url_as(&self, user: User) -> String {
+        self.nodes.iter().map(|node| node.url_as(user)).collect::<Vec<_>>().join(",")
+    }
+
+    /// A user's password.
+    pub fn password(&self, user: User) -> String {
+        self.nodes.first().map(|node| node.password(user)).unwrap_or_default()
     }
 
     /// The same without user and password.

@@ -14,11 +14,10 @@ use nix::sys::signal::{self, Signal};
 use crate::{
     child::{self, Child},
     guard::{self, Guard},
+    privilege::nats::{Permissions, User, accounts_with, derived, permissions},
     servers::{find::Installed, place, port},
 };
 
-/// The user of a server that we start.
-pub const USER: &str = "chancery";
 /// The user as which a node connects to another.
 const ROUTE_USER: &str = "route";
 /// How long a start may take: streams are checked and recovered first.
@@ -48,7 +47,7 @@ pub struct Options {
     pub port: Option<u16>,
     /// The port of its monitoring to take when it is free.
     pub monitor_port: Option<u16>,
-    /// The password of [`USER`].
+    /// The secret that every user's password is derived from.
     pub password: String,
     /// See [`Sync`].
     pub sync: Sync,
@@ -107,14 +106,19 @@ impl Nats {
         name(&self.options)
     }
 
-    /// How clients reach it, with user and password.
+    /// How the operator reaches it, with user and password.
     pub fn url(&self) -> String {
-        format!("nats://{USER}:{}@127.0.0.1:{}", self.options.password, self.port)
+        self.url_as(User::Operator)
     }
 
-    /// The password of [`USER`].
-    pub fn password(&self) -> &str {
-        &self.options.password
+    /// How a user reaches it, with its password.
+    pub fn url_as(&self, user: User) -> String {
+        format!("nats://{}:{}@127.0.0.1:{}", user.name(), self.password(user), self.port)
+    }
+
+    /// A user's password.
+    pub fn password(&self, user: User) -> String {
+        derived(&self.options.password, user)
     }
 
     /// Its port on loopback.
@@ -173,6 +177,17 @@ impl Nats {
         // The monitoring answers before JetStream is ready; this path asks for JetStream.
         let ready = port::get(self.monitor(), "/healthz?js-enabled-only=true", Duration::from_secs(1));
         matches!(ready, Ok((200, _))) && greets(self.port, &self.name())
+    }
+
+    /// Gives its users other permissions, until it starts again. Tests take a right away so. Whom it concerns is disconnected.
+    ///
+    /// # Errors
+    /// Its configuration cannot be written, or its process id cannot be found.
+    pub fn reload(&self, permissions: &dyn Fn(User) -> Permissions) -> anyhow::Result<()> {
+        let root = std::path::absolute(&self.options.root)?;
+        place::write_private(&root.join("nats.conf"), &configuration(&root, &self.options, self.port, self.monitor_port, permissions))?;
+        signal::kill(child::pid(self.pid()?), Signal::SIGHUP)?;
+        Ok(())
     }
 
     /// Stops it in order. True when it ended cleanly.
@@ -250,18 +265,33 @@ impl Drop for Nats {
 fn spawn(exe: &Path, installed: &Installed, options: &Options, port: u16, monitor_port: u16) -> anyhow::Result<Child> {
     // Absolute, because the server reads its paths from its own working folder.
     let root = std::path::absolute(&options.root)?;
+    let config = root.join("nats.conf");
+    place::write_private(&config, &configuration(&root, options, port, monitor_port, &permissions))?;
+    let guard = Guard {
+        stop: "TERM".into(),
+        limit_ms: 10_000,
+        lock: Some(guard::lock_path(&root)?),
+        remove: options.remove.clone(),
+        user: None,
+        folder: Some(root.clone()),
+        program: vec![installed.path.display().to_string(), "-c".into(), config.display().to_string()],
+    };
+    Child::spawn("nats-server", guard.command(exe), &options.log).context("starting the guard of nats-server")
+}
+
+fn configuration(root: &Path, options: &Options, port: u16, monitor_port: u16, permissions: &dyn Fn(User) -> Permissions) -> String {
     let sync = match options.sync {
         Sync::Always => "sync_interval: always",
         Sync::Default => "",
     };
-    let text = format!(
+    format!(
         r#"# Written by chancery at every start.
 server_name: "{name}"
 listen: "127.0.0.1:{port}"
 http: "127.0.0.1:{monitor_port}"
 pid_file: {pid:?}
 max_payload: 1MB
-authorization {{ user: "{USER}", password: "{password}" }}
+{accounts}
 jetstream {{
   store_dir: {store:?}
   # Streams reserve their limits; the real limit is the disk.
@@ -273,19 +303,7 @@ jetstream {{
         name = name(options),
         pid = root.join("nats.pid"),
         store = root.join("jetstream"),
-        password = options.password,
+        accounts = accounts_with(&|user| derived(&options.password, user), permissions),
         cluster = options.node.as_ref().map(|node| cluster(node, &options.password)).unwrap_or_default(),
-    );
-    let config = root.join("nats.conf");
-    place::write_private(&config, &text)?;
-    let guard = Guard {
-        stop: "TERM".into(),
-        limit_ms: 10_000,
-        lock: Some(guard::lock_path(&root)?),
-        remove: options.remove.clone(),
-        user: None,
-        folder: Some(root.clone()),
-        program: vec![installed.path.display().to_string(), "-c".into(), config.display().to_string()],
-    };
-    Child::spawn("nats-server", guard.command(exe), &options.log).context("starting the guard of nats-server")
+    )
 }

@@ -15,7 +15,9 @@ use super::{
     files::{self, Files, Keys},
 };
 use crate::{
-    child, migrate, provision,
+    child, migrate,
+    privilege::nats::User,
+    provision,
     role::{Consumer, Role},
     servers::{cluster::Cluster, find, nats, port, postgres},
     token::{self, Claims},
@@ -75,10 +77,10 @@ impl Stack {
         postgres.create_database(DATABASE)?;
         let report = migrate::run(&admin_url, Some(&keys.roles))?;
         let mut provisioning = config.clone();
-        provisioning.nats_url = Secret::new(nats.url());
+        provisioning.nats_url = Secret::new(nats.url_as(User::Provisioner));
         provisioning.replicas = replicas(config, nodes);
         let created = provision::run(&provisioning).context("creating the streams")?;
-        let done = format!("{} applied        streams  {created} created", report.applied.len());
+        let done = format!("{} applied        streams  {} created", report.applied.len(), created.streams);
         say!(" {:<21} {done:<38}{:>9}", "migrations", seconds(begin.elapsed()));
 
         let wanted = config.listen.port();
@@ -205,7 +207,9 @@ impl Stack {
     fn write_env(&self, keys: &Keys) -> anyhow::Result<()> {
         let server = self.nats.servers();
         let description = "the server of `chancery up`";
-        self.files.write_nats_context(&json!({ "description": description, "url": server, "user": nats::USER, "password": keys.nats }))?;
+        self.files.write_nats_context(
+            &json!({ "description": description, "url": server, "user": User::Operator.name(), "password": self.nats.password(User::Operator) }),
+        )?;
         self.files.write_env(&[
             ("CHANCERY", self.gateway.clone()),
             ("TOKEN", self.token.expose().to_owned()),
@@ -290,7 +294,7 @@ fn members(
         }
         let mut env = vec![
             ("DATABASE_URL", postgres.url_as(role.database_role(), &keys.roles, DATABASE)),
-            ("CHANCERY_NATS_URL", nats.url()),
+            ("CHANCERY_NATS_URL", nats.url_as(User::of(role))),
             ("CHANCERY_PUBLIC_URL", format!("http://{listen}")),
             ("CHANCERY_DATA", files.root.display().to_string()),
             ("CHANCERY_WORKER_ID", name.clone()),

@@ -64,6 +64,7 @@ async fn without_the_bucket_postgres_is_asked_and_the_bucket_comes_back() {
     let answered = command(&stack, Method::POST, &tenant.path(&format!("/members/{}/role", admin.id)), &json!({ "role": "member" })).await;
     assert_refused_in_time(&stack, "deleted", &admins_only(&tenant), &admin.token, answered).await;
     let other = member(&stack, &tenant, "admin").await;
+    assert_eq!(crate::harness::blocking(|| stack.provision()).streams, 1, "nobody but the provisioner makes it");
     warm(&stack, &admins_only(&tenant), &other.token).await;
 }
 

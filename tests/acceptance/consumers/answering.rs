@@ -6,7 +6,7 @@ use serde_json::json;
 use subjects::stream as names;
 
 use super::{address, dead_letters, events_of, followed, forget_position, invite, tenant};
-use crate::harness::{Stack, wait_until};
+use crate::harness::{Stack, blocking, wait_until};
 
 const REACTOR: &str = "onboarding";
 
@@ -63,6 +63,12 @@ async fn a_durable_that_an_older_version_made_with_other_filters_gets_todays_and
     config.filter_subject = "evt.*.invitation.declined".into();
     stream.update_consumer(config).await.unwrap();
 
+    // The consumer itself may not widen it: it says who does.
+    let limit = [("CHANCERY_PROVISION_WAIT_MS", "500")];
+    stack.process(REACTOR).set(limit[0].0, limit[0].1);
+    stack.process(REACTOR).start();
+    wait_until("it gives up", async || stack.log(REACTOR).contains("takes less than this one wants; `chancery provision` makes")).await;
+    assert_eq!(blocking(|| stack.provision()).widened, 1);
     stack.start_another("onboarding-2", Role::Consumer(Consumer::Onboarding), &[]);
     let second = invite(&stack, &tenant, &address("guest")).await;
     wait_until("it is sent", async || events_of(&stack, &second, "invitation.sent").await > 0).await;

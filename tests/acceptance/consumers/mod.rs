@@ -113,6 +113,7 @@ async fn followed(stack: &Stack, consumer: Consumer) {
 async fn forget_position(stack: &Stack, consumer: Consumer) {
     let stream = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap();
     assert!(stream.delete_consumer(consumer.name()).await.unwrap().success);
+    crate::harness::blocking(|| stack.provision());
 }
 
 async fn dead_letters(stack: &Stack) -> u64 {

@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::LazyLock};
 
 use chancery::{
-    provision,
+    privilege::nats::User,
     role::{Consumer, Role},
     servers::nats,
     token,
@@ -114,7 +114,7 @@ impl Builder {
             http: Http::new(),
             next_gateway: std::sync::atomic::AtomicUsize::new(0),
         };
-        blocking(|| provision::run(&stack.config()).unwrap());
+        blocking(|| stack.provision());
         for number in 1..=self.gateways {
             stack.add(&numbered("gateway", number), Role::Gateway, &[]);
         }
@@ -144,7 +144,7 @@ pub(super) fn environment(stack: &Stack, name: &str, role: Role, more: &[(&str, 
     let database = stack.postgres().url_as(role.database_role(), servers::PASSWORD, &stack.database);
     let mut environment: BTreeMap<String, String> = [
         ("DATABASE_URL", through(&stack.postgres_proxy, database, stack.postgres().port())),
-        ("CHANCERY_NATS_URL", through(&stack.nats_proxy, stack.nats.url(), stack.nats.port())),
+        ("CHANCERY_NATS_URL", through(&stack.nats_proxy, stack.nats.url_as(User::of(role)), stack.nats.port())),
         ("CHANCERY_DATABASE_POOL", "6".into()),
         ("CHANCERY_LEASE_MS", "1500".into()),
         ("CHANCERY_RATE_PER_SECOND", "0".into()),

@@ -9,6 +9,8 @@ use std::{
 
 use chancery::{
     connect,
+    privilege::nats::User,
+    provision,
     role::Role,
     servers::{nats::Nats, port, postgres::Postgres},
     token::{self, Claims},
@@ -145,6 +147,13 @@ impl Stack {
         config.nats_url = Secret::new(self.nats.url());
         config.database_url = Secret::new(self.database_url());
         config
+    }
+
+    /// Makes the streams, the bucket and the durables that are missing, as `chancery provision` does it.
+    pub(crate) fn provision(&self) -> provision::Made {
+        let mut config = self.config();
+        config.nats_url = Secret::new(self.nats.url_as(User::Provisioner));
+        provision::run(&config).unwrap()
     }
 
     /// Where mail lands when the notifier runs.

@@ -1,6 +1,6 @@
 //! Something is killed with -9 under load: a worker, a gateway, nats-server, PostgreSQL, a connection. Nothing is lost, nothing twice.
 
-use chancery::{provision, role::Consumer};
+use chancery::role::Consumer;
 use futures_util::StreamExt as _;
 use hyper::Method;
 use serde_json::json;
@@ -230,7 +230,7 @@ async fn commands_deleted_and_created_anew_goes_on() {
 
     let jetstream = stack.jetstream().await;
     jetstream.delete_stream("COMMANDS").await.unwrap();
-    assert_eq!(blocking(|| provision::run(&stack.config()).unwrap()), 1);
+    assert_eq!(blocking(|| stack.provision()).streams, 1);
 
     ids.extend(accepted(&Load::start(&stack, &tenants, 200).finish().await));
     let again = client.insist(Method::POST, "/v1/tenants", &token, "old", &body).await.answer.expect(201);

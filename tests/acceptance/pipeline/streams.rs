@@ -2,7 +2,6 @@
 
 use std::time::Duration;
 
-use chancery::provision;
 use hyper::Method;
 use serde_json::json;
 use subjects::stream as names;
@@ -30,7 +29,7 @@ async fn published(stack: &Stack) {
 
 async fn create_events_anew(stack: &Stack) {
     stack.jetstream().await.delete_stream(names::EVENTS).await.unwrap();
-    blocking(|| provision::run(&stack.config()).unwrap());
+    blocking(|| stack.provision());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -77,6 +77,9 @@ pub struct Config {
     pub authz_beat: Duration,
     /// `CHANCERY_PUBLISH_TIMEOUT_MS`: how long one publish may wait for its PubAck before it counts as unknown. Default 5000.
     pub publish_timeout: Duration,
+    /// `CHANCERY_PROVISION_WAIT_MS`: how long a worker or consumer that starts waits for `chancery provision` to have made its stream or
+    /// consumer before it gives up. Default 60000.
+    pub provision_wait: Duration,
     /// `CHANCERY_DRAIN_MS`: how long a role may take to finish its work after SIGTERM. Default 10000.
     pub drain: Duration,
 
@@ -284,6 +287,7 @@ impl Config {
             authz_remembered: env.at_least("CHANCERY_AUTHZ_REMEMBERED", COUNT, 1, 100_000)?,
             authz_beat: env.millis("CHANCERY_AUTHZ_BEAT_MS", 200)?,
             publish_timeout: env.millis("CHANCERY_PUBLISH_TIMEOUT_MS", 5_000)?,
+            provision_wait: env.millis("CHANCERY_PROVISION_WAIT_MS", 60_000)?,
             drain: env.millis("CHANCERY_DRAIN_MS", 10_000)?,
             worker_name: env.text_or("CHANCERY_WORKER_ID", &std::process::id().to_string()),
             lease: env.millis("CHANCERY_LEASE_MS", 5_000)?,

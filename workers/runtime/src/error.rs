@@ -22,6 +22,14 @@ pub enum StartError {
         /// What differs, wanted and found.
         difference: String,
     },
+    /// A stream or durable is not (yet) as this version needs it. Roles make none themselves.
+    #[error("{name} {what}; `chancery provision` makes the streams, the bucket and the consumers")]
+    NotProvisioned {
+        /// The stream or durable.
+        name: String,
+        /// What is wrong with it.
+        what: String,
+    },
     /// The database has no rows for the partitions, or another number of them.
     #[error("{0}")]
     Setup(String),

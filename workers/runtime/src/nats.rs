@@ -27,6 +27,11 @@ pub fn refusal_since(since: Instant) -> Option<String> {
     refusal.filter(|(at, _)| *at >= since).map(|(_, text)| text)
 }
 
+/// An error since then with the refusal behind it, if there was one: a missing right looks like a timeout.
+pub fn named(error: String, since: Instant) -> String {
+    refusal_since(since).map_or(error.clone(), |refusal| format!("NATS refused a right ({refusal}): {error}"))
+}
+
 /// How often a [`Life`] looks at the count of connections: the event that ends it can be dropped in a flood of others.
 const LOOK: Duration = Duration::from_secs(2);
 

@@ -1,6 +1,9 @@
-//! The three streams, and the one behind the bucket `authz`, every setting spelled out; created when missing, verified and never silently changed when they exist.
+//! The three streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently changed when they exist.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
 use async_nats::jetstream::{
     self,
@@ -9,12 +12,15 @@ use async_nats::jetstream::{
 };
 use subjects::{authz, stream as names};
 
-use crate::{Config, error::StartError};
+use crate::{Config, Stop, error::StartError, health, nats};
 
 /// Metadata key that fixes the number of partitions for the life of COMMANDS.
 const PARTITIONS: &str = "chancery.partitions";
 /// The first server version with everything we use (atomic batches and their limits, consumer creation options).
 const REQUIRED_VERSION: (i64, i64, i64) = (2, 14, 0);
+
+/// The first and the longest pause between two looks for what the provisioner makes.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(2));
 
 fn base(config: &Config, name: &str, subjects: &[&str]) -> StreamConfig {
     StreamConfig {
@@ -78,14 +84,6 @@ fn authz_bucket(config: &Config) -> StreamConfig {
         deny_purge: false,
         ..base(config, authz::STREAM, &authz::SUBJECTS)
     }
-}
-
-/// Creates the bucket of what members may when it is missing.
-///
-/// # Errors
-/// Those of [`ensure`].
-pub async fn ensure_authz(config: &Config, client: &async_nats::Client) -> Result<bool, StartError> {
-    ensure_one(&jetstream::new(client.clone()), authz_bucket(config)).await
 }
 
 /// Creates what is missing and verifies what is there. Returns how many streams were created.
@@ -156,6 +154,80 @@ fn verify(wanted: &StreamConfig, found: &StreamConfig) -> Result<(), StartError>
     } else {
         Err(StartError::Settings { name: format!("stream {}", wanted.name), difference: differences.join("; ") })
     }
+}
+
+/// A name for a reader that somebody makes for itself. Without one, its filter would not be part of the subject that creates it, and a
+/// permission could not limit what it reads.
+pub fn reader_name() -> String {
+    uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// How long a role has been waiting for what the provisioner makes. Only a role that has just started gives up: then somebody has forgotten
+/// to provision. What is deleted later may come again.
+#[derive(Debug)]
+pub(crate) struct Provisioning {
+    limit: Duration,
+    missing_since: Option<Instant>,
+    done: bool,
+}
+
+impl Provisioning {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self { limit: config.provision_wait, missing_since: None, done: false }
+    }
+
+    pub(crate) fn is_done(&mut self) {
+        self.done = true;
+    }
+
+    /// Whether this is what is waited for, for too long.
+    pub(crate) fn is_overdue(&mut self, error: &StartError) -> bool {
+        let missing = matches!(error, StartError::NotProvisioned { .. });
+        missing && !self.done && self.missing_since.get_or_insert_with(Instant::now).elapsed() > self.limit
+    }
+}
+
+/// Waits until the streams are there, and in the case of COMMANDS with as many partitions as the configuration says. `part` is how the wait
+/// is called where a role says how it is.
+///
+/// # Errors
+/// [`StartError::NotProvisioned`] when one is missing for too long, [`StartError::Settings`] for another number of partitions. Whatever
+/// may pass is waited for.
+pub async fn wait(config: &Config, context: &jetstream::Context, streams: &[&str], part: &'static str, stop: &Stop) -> Result<(), StartError> {
+    let mut provisioning = Provisioning::new(config);
+    let mut pause = PAUSE.0;
+    loop {
+        let begun = Instant::now();
+        let Err(error) = look(config, context, streams).await else { return Ok(()) };
+        if matches!(error, StartError::Settings { .. }) || provisioning.is_overdue(&error) {
+            return Err(error);
+        }
+        let error = nats::named(error.to_string(), begun);
+        tracing::warn!(error, "waiting for the streams");
+        health::set(part, false, error);
+        tokio::select! {
+            () = stop.cancelled() => return Ok(()),
+            () = tokio::time::sleep(pause) => pause = (pause * 2).min(PAUSE.1),
+        }
+    }
+}
+
+async fn look(config: &Config, context: &jetstream::Context, streams: &[&str]) -> Result<(), StartError> {
+    for name in streams {
+        let found = match context.get_stream(name).await {
+            Ok(found) => found,
+            Err(error) if is_missing(&error) => {
+                return Err(StartError::NotProvisioned { name: format!("stream {name}"), what: "does not exist".into() });
+            }
+            Err(error) => return Err(StartError::Nats(format!("cannot look at {name}: {error}"))),
+        };
+        let partitions = found.cached_info().config.metadata.get(PARTITIONS);
+        if *name == names::COMMANDS && partitions.is_none_or(|partitions| *partitions != config.partitions.to_string()) {
+            let difference = format!("partitions should be {} and are {}", config.partitions, partitions.map_or("unknown", String::as_str));
+            return Err(StartError::Settings { name: format!("stream {name}"), difference });
+        }
+    }
+    Ok(())
 }
 
 /// What tells one life of a stream from the next: when it was created.

@@ -30,12 +30,9 @@ pub const NAME: &str = "audit";
 /// The subjects it wants: those of the events whose rows in the registry name it, and no others.
 pub const FILTERS: &[&str] = &[stream::ALL_EVENTS];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// Its durable.
+pub fn durable(config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -46,8 +43,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 1_024,
         batch: config.consumer_batch,
         backoff: BACKOFF,
-    };
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let mut recorder = Recorder::new(pool(&config, "chancery audit")?);
     let handler = async move |events: &[Event]| -> Result<(), Failure> { recorder.record(events).await };
-    Ok(consume(durable, &config, stop, handler).await?)
+    Ok(consume(durable(&config), &config, stop, handler).await?)
 }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use async_nats::jetstream::consumer::Info;
 use deadpool_postgres::Pool;
-use runtime::{Config, Stop, store, streams};
+use runtime::{Config, Stop, store};
 use subjects::authz::Key;
 use tokio::time::{MissedTickBehavior, interval, timeout};
 
@@ -58,7 +58,7 @@ impl Outbox {
     }
 }
 
-/// Beats until `stop`. A bucket that is missing is created.
+/// Beats until `stop`.
 pub(crate) async fn go_on(bucket: Bucket, pool: Pool, config: Config, stop: Stop) {
     let mut ticks = interval(config.authz_beat);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -77,7 +77,6 @@ pub(crate) async fn go_on(bucket: Bucket, pool: Pool, config: Config, stop: Stop
             }
             progress = Progress::default();
             broken = true;
-            create_if_missing(&bucket, &config).await;
         } else if broken {
             tracing::info!("the beat goes on: gateways may remember");
             broken = false;
@@ -93,14 +92,6 @@ async fn beat(bucket: &Bucket, progress: &mut Progress, outbox: &mut Outbox) -> 
     } else {
         tracing::debug!("no beat: events are waiting");
         Ok(())
-    }
-}
-
-async fn create_if_missing(bucket: &Bucket, config: &Config) {
-    match timeout(config.publish_timeout, streams::ensure_authz(config, &bucket.client)).await {
-        Ok(Ok(true)) => tracing::warn!("the bucket of what members may was missing and is created"),
-        Ok(Ok(false)) | Err(_) => {}
-        Ok(Err(error)) => tracing::debug!(%error, "the bucket of what members may cannot be looked at"),
     }
 }
 

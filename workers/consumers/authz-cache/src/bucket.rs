@@ -11,8 +11,6 @@ use tokio::time::timeout;
 /// The bucket.
 #[derive(Clone)]
 pub(crate) struct Bucket {
-    /// The connection.
-    pub(crate) client: async_nats::Client,
     context: jetstream::Context,
     limit: Duration,
 }
@@ -24,7 +22,7 @@ impl Bucket {
     /// An address that cannot be read.
     pub(crate) async fn connect(config: &Config) -> Result<Self, StartError> {
         let client = nats::connect(config, "authz-cache bucket", crate::NAME).await?.client;
-        Ok(Self { context: jetstream::new(client.clone()), client, limit: config.publish_timeout })
+        Ok(Self { context: jetstream::new(client), limit: config.publish_timeout })
     }
 
     /// Drops all of it.

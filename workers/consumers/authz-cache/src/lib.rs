@@ -38,12 +38,9 @@ pub const FILTERS: &[&str] = &[
     "evt.*.user.deleted",
 ];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// Its durable.
+pub fn durable(config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -56,11 +53,18 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 1_024,
         batch: config.consumer_batch,
         backoff: BACKOFF,
-    };
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let bucket = Bucket::connect(&config).await?;
     let pool = runtime::store::pool(&config, "chancery authz-cache beat")?;
     let beating = tokio::spawn(beat::go_on(bucket.clone(), pool, config.clone(), stop.clone()));
-    let result = consume(durable, &config, stop, async |events: &[Event]| bucket.drop_all(drops(events)?).await).await;
+    let result = consume(durable(&config), &config, stop, async |events: &[Event]| bucket.drop_all(drops(events)?).await).await;
     beating.abort();
     Ok(result?)
 }

@@ -28,12 +28,12 @@ pub const NAME: &str = "guests";
 pub const FILTERS: &[&str] =
     &["evt.*.user.suspended", "evt.*.user.deactivated", "evt.*.user.reactivated", "evt.*.user.deleted", "evt.*.tenant.member_joined"];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// The commands it gives, and may give.
+pub const COMMANDS: &[&str] = &["membership.suspend", "membership.reactivate", "membership.remove"];
+
+/// Its durable.
+pub fn durable(_config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -44,9 +44,16 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 256,
         batch: 64,
         backoff: BACKOFF,
-    };
-    let reactor = Reactor::connect(&config, NAME, &stop).await?;
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let reactor = Reactor::connect(&config, NAME, COMMANDS, &stop).await?;
     let answer = async |event: &Event| answer::answer(&reactor, event).await;
     let handler = async |events: &[Event]| -> Result<(), Failure> { reactor.each(events, &answer).await };
-    Ok(consume(durable, &config, stop, handler).await?)
+    Ok(consume(durable(&config), &config, stop, handler).await?)
 }

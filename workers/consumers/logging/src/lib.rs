@@ -17,12 +17,9 @@ pub const NAME: &str = "logging";
 /// The subjects it wants: those of the events whose rows in the registry name it, and no others.
 pub const FILTERS: &[&str] = &[stream::ALL_EVENTS];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// Its durable.
+pub fn durable(config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -33,8 +30,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 1_024,
         batch: config.consumer_batch,
         backoff: BACKOFF,
-    };
-    Ok(consume(durable, &config, stop, async |events| write(events)).await?)
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    Ok(consume(durable(&config), &config, stop, async |events| write(events)).await?)
 }
 
 /// One line for each. Personal fields stand in the data, and none of the data is written.

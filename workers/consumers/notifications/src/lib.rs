@@ -56,12 +56,9 @@ pub const FILTERS: &[&str] = &[
     "evt.*.team.members_added",
 ];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// Its durable.
+pub fn durable(config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -72,7 +69,14 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 1_024,
         batch: config.consumer_batch,
         backoff: BACKOFF,
-    };
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let missing = |name| StartError::Config(ConfigError::Missing(name));
     let link_key = config.link_key.as_ref().ok_or(missing("CHANCERY_LINK_KEY"))?;
     let mail = config.mail.as_ref().ok_or(missing("CHANCERY_MAIL"))?;
@@ -90,7 +94,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     // The sender ends with the loop, whichever way that ends.
     let ended = Stop::new();
     let following = async {
-        let result = consume(durable, &config, stop, handler).await;
+        let result = consume(durable(&config), &config, stop, handler).await;
         ended.cancel();
         result
     };

@@ -25,12 +25,12 @@ pub const NAME: &str = "onboarding";
 /// The subjects it wants: those of the events whose rows in the registry name it, and no others.
 pub const FILTERS: &[&str] = &["evt.*.invitation.created"];
 
-/// Runs until `stop` is cancelled, then drains.
-///
-/// # Errors
-/// What keeps the role from starting or going on.
-pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
-    let durable = Durable {
+/// The commands it gives, and may give.
+pub const COMMANDS: &[&str] = &["invitation.send"];
+
+/// Its durable.
+pub fn durable(_config: &Config) -> Durable {
+    Durable {
         name: NAME,
         stream: stream::EVENTS,
         filters: FILTERS,
@@ -41,8 +41,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         max_ack_pending: 256,
         batch: 64,
         backoff: BACKOFF,
-    };
-    let reactor = Reactor::connect(&config, NAME, &stop).await?;
+    }
+}
+
+/// Runs until `stop` is cancelled, then drains.
+///
+/// # Errors
+/// What keeps the role from starting or going on.
+pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let reactor = Reactor::connect(&config, NAME, COMMANDS, &stop).await?;
     let answer = async |event: &Event| -> Result<(), Failure> {
         let mut refused = Refused::default();
         let command = command(&event.envelope)?;
@@ -50,5 +57,5 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         refused.end()
     };
     let handler = async |events: &[Event]| -> Result<(), Failure> { reactor.each(events, &answer).await };
-    Ok(consume(durable, &config, stop, handler).await?)
+    Ok(consume(durable(&config), &config, stop, handler).await?)
 }

@@ -3,13 +3,13 @@
 use std::{collections::BTreeSet, time::Duration};
 
 use async_nats::jetstream::{
-    Context,
+    Context, ErrorCode,
     consumer::{AckPolicy, Config as Found, Consumer, DeliverPolicy, ReplayPolicy, pull},
     stream::{self, ConsumerErrorKind},
 };
 use rand::Rng;
 
-use crate::{Config, StartError, planted};
+use crate::{Config, StartError, planted, streams};
 
 /// Pull requests that may wait at the server, over all replicas of a consumer.
 const MAX_WAITING: i64 = 512;
@@ -55,6 +55,17 @@ pub struct Durable {
     pub batch: usize,
     /// Delays before the second, third … try; the last one repeats. Each is drawn from its upper half.
     pub backoff: &'static [Duration],
+}
+
+/// What the provisioner did about a durable.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Provisioned {
+    /// It was there.
+    Found,
+    /// It was missing.
+    Created,
+    /// It took less than is wanted.
+    Widened,
 }
 
 impl Durable {
@@ -111,45 +122,63 @@ impl Durable {
         }
     }
 
-    /// The durable in JetStream: created when missing, verified when it exists. Other filters are what another version has: they are
-    /// widened and never narrowed, as a replica of that version may be running, and the position stays.
+    /// Makes the durable in JetStream when it is missing, and verifies it when it exists. Other filters are what another version has: they
+    /// are widened and never narrowed, as a replica of that version may be running, and the position stays. For the provisioner.
     ///
     /// # Errors
     /// [`StartError::Settings`] when it exists with others, [`StartError::Nats`] for whatever may pass.
-    pub(crate) async fn ensure(&self, context: &Context, config: &Config) -> Result<Consumer<pull::Config>, StartError> {
+    pub async fn provision(&self, context: &Context, config: &Config) -> Result<Provisioned, StartError> {
         let nats = |error: &dyn std::fmt::Display| StartError::Nats(format!("consumer {}: {error}", self.name));
         let wanted = self.wanted(config);
-        let found = context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await;
-        let consumer = match found {
+        let consumer = match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
             Ok(consumer) => consumer,
-            Err(error) if is_missing(&error) => {
-                let created = context.create_consumer_strict_on_stream(wanted.clone(), self.stream).await;
-                match created {
+            Err(error) if is_missing(&error) => match context.create_consumer_strict_on_stream(wanted.clone(), self.stream).await {
+                Ok(_) => return Ok(Provisioned::Created),
+                // Another provisioner may have been faster.
+                Err(first) => match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
                     Ok(consumer) => consumer,
-                    // Another replica may have been faster.
-                    Err(first) => match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
-                        Ok(consumer) => consumer,
-                        Err(_) => return Err(nats(&first)),
-                    },
-                }
-            }
+                    Err(_) => return Err(nats(&first)),
+                },
+            },
             Err(error) => return Err(nats(&error)),
         };
+        let Some(both) = self.compared(&wanted, &consumer)? else { return Ok(Provisioned::Found) };
+        let several: Vec<String> = both.into_iter().collect();
+        let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
+        tracing::info!(consumer = self.name, filters = ?(&one, &several), "the durable of another version is widened");
+        let wider = pull::Config { filter_subject: one, filter_subjects: several, ..wanted };
+        context.update_consumer_on_stream(wider, self.stream).await.map(|_| Provisioned::Widened).map_err(|error| nats(&error))
+    }
+
+    /// The durable in JetStream, which the provisioner has made, verified.
+    ///
+    /// # Errors
+    /// [`StartError::NotProvisioned`] when it is missing or takes less than wanted, [`StartError::Settings`] when it exists with others,
+    /// [`StartError::Nats`] for whatever may pass.
+    pub(crate) async fn find(&self, context: &Context, config: &Config) -> Result<Consumer<pull::Config>, StartError> {
+        let not_provisioned =
+            |what: &str| StartError::NotProvisioned { name: format!("consumer {} of {}", self.name, self.stream), what: what.into() };
+        let consumer = match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
+            Ok(consumer) => consumer,
+            Err(error) if is_missing(&error) => return Err(not_provisioned("does not exist")),
+            Err(error) => return Err(StartError::Nats(format!("consumer {}: {error}", self.name))),
+        };
+        match self.compared(&self.wanted(config), &consumer)? {
+            None => Ok(consumer),
+            Some(_) => Err(not_provisioned("is that of another version and takes less than this one wants")),
+        }
+    }
+
+    /// Compares with what is there. The filters that it should have, when those it has are not enough.
+    fn compared(&self, wanted: &pull::Config, consumer: &Consumer<pull::Config>) -> Result<Option<BTreeSet<String>>, StartError> {
         let found = &consumer.cached_info().config;
-        let differences = differences(&wanted, found);
+        let differences = differences(wanted, found);
         if !differences.is_empty() {
             return Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") });
         }
         let found = filters(&found.filter_subject, &found.filter_subjects);
         let both = widened(&filters(&wanted.filter_subject, &wanted.filter_subjects), &found);
-        if both == found {
-            return Ok(consumer);
-        }
-        let several: Vec<String> = both.into_iter().collect();
-        let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
-        tracing::info!(consumer = self.name, filters = ?(&one, &several), "the durable of another version is widened");
-        let wider = pull::Config { filter_subject: one, filter_subjects: several, ..wanted };
-        context.update_consumer_on_stream(wider, self.stream).await.map_err(|error| nats(&error))
+        Ok((both != found).then_some(both))
     }
 
     /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
@@ -157,6 +186,7 @@ impl Durable {
         let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
         let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
         pull::Config {
+            name: Some(streams::reader_name()),
             description: Some(format!("chancery consumer {}", self.name)),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ack_policy: AckPolicy::None,
@@ -171,8 +201,10 @@ impl Durable {
     }
 }
 
+/// The consumer is missing, or its stream is.
 fn is_missing(error: &stream::ConsumerError) -> bool {
-    matches!(error.kind(), ConsumerErrorKind::JetStream(error) if error.error_code() == async_nats::jetstream::ErrorCode::CONSUMER_NOT_FOUND)
+    let missing = [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND];
+    matches!(error.kind(), ConsumerErrorKind::JetStream(error) if missing.contains(&error.error_code()))
 }
 
 /// All filters, however they are told.

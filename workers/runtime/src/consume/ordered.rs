@@ -24,7 +24,7 @@ use super::{
     metrics::Metrics,
     notes::Notes,
     parked,
-    shared::{named, wait},
+    shared::wait,
 };
 use crate::{Config, Failure, StartError, Stop, health, nats, store, streams};
 
@@ -134,7 +134,7 @@ where
             let (before, started) = (self.position.sequence, Instant::now());
             let error = match self.read().await {
                 Ok(End::Stopped | End::Lost) => return,
-                Err(error) => named(error, started),
+                Err(error) => nats::named(error, started),
             };
             failures = if self.position.sequence > before { 0 } else { failures + 1_u32 };
             tracing::warn!(consumer.name = self.durable.name, position = self.position.sequence, %error, "reading again");

@@ -37,6 +37,7 @@ const BRIEFLY: Duration = Duration::from_millis(50);
 
 /// Gives commands and learns how they ended.
 pub struct Reactor {
+    commands: &'static [&'static str],
     context: jetstream::Context,
     outcomes: Outcomes,
     pool: Pool,
@@ -82,15 +83,16 @@ impl Refused {
 }
 
 impl Reactor {
-    /// Connects as the consumer of this name, and listens for outcomes until `stop`.
+    /// Connects as the consumer of this name, which gives only these commands, and listens for outcomes until `stop`.
     ///
     /// # Errors
     /// An address that cannot be read.
-    pub async fn connect(config: &Config, name: &str, stop: &Stop) -> Result<Self, StartError> {
+    pub async fn connect(config: &Config, name: &str, commands: &'static [&'static str], stop: &Stop) -> Result<Self, StartError> {
         let client = nats::connect(config, &format!("{name} reactor"), name).await?.client;
         let pool = store::pool(config, &format!("chancery {name}"))?;
         let outcomes = Outcomes::listen(&client, pool.clone(), stop).await?;
         Ok(Self {
+            commands,
             context: jetstream::new(client),
             outcomes,
             pool,
@@ -206,6 +208,9 @@ impl Reactor {
             if let Some(value) = cause.header(name) {
                 headers.insert(name, value);
             }
+        }
+        if !self.commands.contains(&command.command_type.as_str()) {
+            return Err(Failure::poison(format!("{} is none of the commands that this consumer gives", command.command_type)));
         }
         let known = Command::parse(&command.command_type, command.data.get()).map_err(Failure::poison)?;
         let partition = subjects::partition(&command.tenant_id.to_string(), self.partitions);

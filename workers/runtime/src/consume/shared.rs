@@ -29,7 +29,10 @@ use super::{
     suspects::Suspects,
     trace,
 };
-use crate::{Config, Failure, StartError, Stop, failpoint, health, nats, planted, store, streams};
+use crate::{
+    Config, Failure, StartError, Stop, failpoint, health, nats, planted, store,
+    streams::{self, Provisioning},
+};
 
 /// How long a pull request stays at the server.
 const EXPIRES: Duration = Duration::from_secs(30);
@@ -76,15 +79,20 @@ where
         behind: false,
     };
     let mut failures = 0;
+    let mut provisioning = Provisioning::new(config);
     while !stop.is_cancelled() {
         let started = Instant::now();
-        let broken = match shared.durable.ensure(&shared.context, config).await {
-            Ok(consumer) => shared.follow(&consumer).await,
+        let broken = match shared.durable.find(&shared.context, config).await {
+            Ok(consumer) => {
+                provisioning.is_done();
+                shared.follow(&consumer).await
+            }
             Err(error @ StartError::Settings { .. }) => return Err(error),
+            Err(error) if provisioning.is_overdue(&error) => return Err(error),
             Err(error) => Err(error.to_string()),
         };
         let Err(error) = broken else { break };
-        let error = named(error, started);
+        let error = nats::named(error, started);
         // After a while of work it is news; at once again it is the same trouble.
         failures = if started.elapsed() > EXPIRES { 0 } else { failures + 1_u32 };
         tracing::warn!(consumer.name = durable.name, %error, "subscribing again");
@@ -104,11 +112,6 @@ where
         tracing::warn!(consumer.name = durable.name, "the last acknowledgements may come again");
     }
     Ok(())
-}
-
-/// A missing right looks like a timeout; the server's refusal has its name.
-pub(super) fn named(error: String, since: Instant) -> String {
-    nats::refusal_since(since).map_or(error.clone(), |refusal| format!("NATS refused a right ({refusal}): {error}"))
 }
 
 /// Growing, jittered, bounded.

@@ -29,12 +29,13 @@ use std::{
 
 use aggregates::Settings;
 use async_nats::jetstream;
+use subjects::stream as names;
 use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
 pub(crate) use headers::event_headers;
 
-use crate::{Config, StartError, Stop, failpoint, nats, planted, store};
+use crate::{Config, StartError, Stop, failpoint, health, nats, planted, store, streams};
 use keeper::{Avoided, Keeper, Notice};
 use outbox::{Job, Marks, Outbox};
 use owned::Owned;
@@ -76,6 +77,8 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     context.set_timeout(config.publish_timeout);
     let pool = store::pool(&config, &store::lease::session_name(id))?;
     prepare(&config, &stop).await?;
+    streams::wait(&config, &context, &[names::COMMANDS, names::EVENTS], "nats", &stop).await?;
+    health::set("nats", true, "the streams are there");
 
     let hard_stop = Stop::new();
     let marks = Marks::default();

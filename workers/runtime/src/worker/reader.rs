@@ -123,8 +123,9 @@ impl Reader {
             }
             self.ready.notify_one();
         }
-        let mut consumer = stream
+        let consumer = stream
             .create_consumer(pull::Config {
+                name: Some(streams::reader_name()),
                 deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.position + 1 },
                 ack_policy: AckPolicy::None,
                 replay_policy: ReplayPolicy::Instant,
@@ -136,10 +137,9 @@ impl Reader {
             })
             .await
             .map_err(|error| nats(&error))?;
-        let name = consumer.info().await.map(|info| info.name.clone()).unwrap_or_default();
         let result = self.follow(&consumer, &mut life).await;
         // A consumer that is gone or unreachable ends by its inactivity limit.
-        if let Err(error) = stream.delete_consumer(&name).await {
+        if let Err(error) = stream.delete_consumer(&consumer.cached_info().name).await {
             tracing::trace!(%error, "consumer not deleted");
         }
         result

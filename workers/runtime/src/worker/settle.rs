@@ -137,6 +137,7 @@ async fn stored_events(
     let mut over = pin!(life.over());
     let consumer = stream
         .create_consumer(pull::Config {
+            name: Some(streams::reader_name()),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
             ack_policy: AckPolicy::None,
             headers_only: true,
