@@ -163,6 +163,8 @@ pub struct ConsumerRow {
     pub pending: u64,
     /// Events that it took effect of, where its effects can be listed: id and how often.
     pub effects: Option<BTreeMap<Uuid, u32>>,
+    /// Whether it may take effect more than once: lines of a log.
+    pub repeats: bool,
 }
 
 /// A stream on a node.
