@@ -8,6 +8,7 @@
 //! | C4 [`delivery`] | table, stream and what each consumer made of them are the same, in the same order |
 //! | C5 [`consumers`] | every consumer reaches the end; dead letters are what was injected |
 //! | C6 [`audit`] | the audit has each event once, in an unbroken chain |
+//! | C7 [`mails`] | what is to be told by mail is told, at least once |
 //! | C9 [`tenants`] | no tenant's marker turns up in another's place |
 //! | C11 [`liveness`] | after the faults it does as much as before, and it does not grow without end |
 //! | C12 [`answers`] | no answer is untrue: nothing refused or failed has an effect, nothing is refused without a reason |
@@ -25,6 +26,7 @@ mod keys;
 mod kit;
 mod linear;
 mod liveness;
+mod mails;
 mod order;
 mod recovery;
 mod registers;
@@ -84,7 +86,7 @@ impl Verdict {
 type Checker = fn(&Case<'_>) -> Vec<Finding>;
 
 /// All of them, in the order in which their findings are reported.
-const CHECKERS: [Checker; 11] = [
+const CHECKERS: [Checker; 12] = [
     effects::check,
     keys::check,
     order::check,
@@ -92,6 +94,7 @@ const CHECKERS: [Checker; 11] = [
     delivery::check,
     consumers::check,
     audit::check,
+    mails::check,
     tenants::check,
     liveness::check,
     answers::check,

@@ -32,8 +32,8 @@ pub struct Facts {
     pub replicas: Vec<ReplicaRow>,
     /// File descriptors, memory and connections over the run.
     pub resources: Vec<ResourceRow>,
-    /// Mails to be sent by trigger (event and effect), and mails that left.
-    pub mails: Mails,
+    /// What became of mails; none where no notifier runs.
+    pub mails: Option<Mails>,
     /// Markers of tenants found in logs, subjects or metrics: marker and place.
     pub leaks: Vec<(String, String)>,
 }
@@ -202,12 +202,14 @@ pub struct ResourceRow {
 /// What became of the mails.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Mails {
-    /// Mails in the ledger that should have left (`sent`).
+    /// Events that must be told to somebody by mail and are not in the notifier's ledger: id and type.
+    pub untold: Vec<String>,
+    /// Mails that left, by the ledger.
     pub sent: u64,
-    /// Of those, the ones of which none is in the folder.
-    pub missing: Vec<String>,
-    /// Copies beyond the first; mail is at least once, so they are counted and not judged.
-    pub duplicates: u64,
-    /// Still pending.
+    /// Of those, the ones that are not in the folder, by their ids.
+    pub missing: Vec<Uuid>,
+    /// Sendings beyond the first of a mail. Mail is at least once: they are counted and not judged.
+    pub again: u64,
+    /// Not sent yet: it is not due, or somebody's hour is full.
     pub pending: u64,
 }

@@ -5,6 +5,7 @@
 //! the two.
 
 pub mod check;
+pub mod collect;
 pub mod facts;
 pub mod history;
 pub mod load;

@@ -17,6 +17,7 @@ const SAME_ID: &str = "an event is in the table twice";
 const VERSION: &str = "a version does not follow the one before it";
 const STATE: &str = "an aggregate's version is not that of its last event";
 const STATELESS: &str = "an aggregate has events and no state";
+const VALUE: &str = "an aggregate's state is not what its last event says";
 const EVENTLESS: &str = "an aggregate has a state and no event";
 const WRITERS: &str = "a tenant's events are in two partitions, or in another order in its partition";
 
@@ -63,6 +64,7 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Finding> {
         }
     }
     states(case, &mut versions, &mut findings);
+    values(case, &tenants, &mut findings);
     findings.done()
 }
 
@@ -80,6 +82,33 @@ fn dense(whose: &str, places: impl Iterator<Item = (i64, Uuid)>, findings: &mut 
             findings.add(Breach::Lost, GAP, || format!("{whose}: evt_{event} at {place} follows {last}"));
         }
         last = place;
+    }
+}
+
+/// The field of the state that an event's value goes to.
+fn field(event_type: &str) -> Option<&'static str> {
+    match event_type {
+        "user.profile_updated" => Some("fullName"),
+        "tenant.updated" | "team.updated" => Some("name"),
+        _ => None,
+    }
+}
+
+/// Each value that was told last is in the state.
+fn values(case: &Case<'_>, tenants: &BTreeMap<Uuid, Vec<&EventRow>>, findings: &mut Findings) {
+    let mut last: HashMap<(Uuid, &str, Uuid, &str), &EventRow> = HashMap::new();
+    for event in tenants.values().flatten() {
+        if let (Some(field), Some(_)) = (field(&event.event_type), &event.value) {
+            last.insert((event.tenant, &event.kind, event.aggregate, field), event);
+        }
+    }
+    for row in &case.facts.aggregates {
+        for (field, value) in &row.fields {
+            let event = last.get(&(row.tenant, row.kind.as_str(), row.id, field.as_str()));
+            if let Some(event) = event.filter(|event| event.value.as_ref() != Some(value)) {
+                findings.add(Breach::Lost, VALUE, || format!("{}_{}: {field} is {value}, evt_{} says {:?}", row.kind, row.id, event.id, event.value));
+            }
+        }
     }
 }
 
@@ -163,6 +192,18 @@ mod tests {
         says(&found(|run| drop(run.facts.aggregates.pop())), Breach::Lost, STATELESS);
         let stray = |run: &mut Run| run.facts.aggregates[0].id = Uuid::from_u128(0xdead);
         says(&found(stray), Breach::Lost, EVENTLESS);
+    }
+
+    #[test]
+    fn a_state_that_is_not_what_its_last_event_says_is_named() {
+        let fields = |value: &'static str| {
+            move |run: &mut Run| {
+                let row = run.facts.aggregates.iter_mut().find(|row| row.id == Uuid::from_u128(0x500)).unwrap();
+                row.fields.insert("fullName".into(), value.into());
+            }
+        };
+        assert_eq!(found(fields("cnry0000000001-c")), []);
+        assert_eq!(found(fields("cnry0000000001-b")), [(Breach::Lost, VALUE.to_owned())]);
     }
 
     #[test]
