@@ -1,93 +1,9 @@
 //! The harness: its faults happen, and its ends are ends. A test built on it can only be trusted if these hold.
 
-use std::time::Duration;
-
 use chancery::role::{Consumer, Role};
 use serde_json::Value;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-    time::timeout,
-};
 
-use crate::harness::{Answer, Builder, Proxy, Stack, Then, blocking, wait_until};
-
-const SOON: Duration = Duration::from_secs(10);
-const A_MOMENT: Duration = Duration::from_millis(200);
-
-/// A server that answers every request with itself.
-async fn echo() -> u16 {
-    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut stream, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let mut buffer = [0; 64];
-                while let Ok(length @ 1..) = stream.read(&mut buffer).await {
-                    stream.write_all(&buffer[..length]).await.unwrap_or_default();
-                }
-            });
-        }
-    });
-    port
-}
-
-/// Sends one request; the answer, empty when the connection was cut, nothing when none came in a moment.
-async fn ask(stream: &mut TcpStream, request: &[u8]) -> Option<Vec<u8>> {
-    let mut buffer = [0; 64];
-    if stream.write_all(request).await.is_err() {
-        return Some(Vec::new());
-    }
-    timeout(A_MOMENT * 4, stream.read(&mut buffer)).await.ok().map(|read| buffer[..read.unwrap_or(0)].to_vec())
-}
-
-#[tokio::test]
-async fn the_proxy_carries_cuts_refuses_and_holds() {
-    let proxy = Proxy::start(echo().await).await;
-    let open = async || TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
-
-    let mut stream = open().await;
-    assert_eq!(ask(&mut stream, b"one").await.as_deref(), Some(&b"one"[..]));
-    proxy.cut();
-    assert_eq!(ask(&mut stream, b"two").await.as_deref(), Some(&b""[..]), "cut means the end of the connection");
-
-    let mut stream = open().await;
-    proxy.hold_answers(true);
-    assert_eq!(ask(&mut stream, b"three").await, None, "a held answer does not come");
-    proxy.hold_answers(false);
-    let mut buffer = [0; 5];
-    timeout(SOON, stream.read_exact(&mut buffer)).await.expect("a held answer comes once let go").unwrap();
-    proxy.hold_requests(true);
-    assert_eq!(ask(&mut stream, b"four").await, None);
-    proxy.hold_requests(false);
-    timeout(SOON, stream.read_exact(&mut buffer[..4])).await.expect("a held request arrives once let go").unwrap();
-
-    proxy.refuse(true);
-    let mut refused = open().await;
-    assert_eq!(ask(&mut refused, b"five").await.as_deref(), Some(&b""[..]));
-    proxy.refuse(false);
-    assert_eq!(ask(&mut open().await, b"six").await.as_deref(), Some(&b"six"[..]));
-}
-
-#[tokio::test]
-async fn the_proxy_cuts_at_the_request_it_waits_for() {
-    let proxy = Proxy::start(echo().await).await;
-    let open = async || TcpStream::connect(("127.0.0.1", proxy.port())).await.unwrap();
-    for then in [Then::CutAfter, Then::CutBefore] {
-        proxy.at(b"COMMIT", then);
-        let (mut other, mut stream) = (open().await, open().await);
-        assert_eq!(ask(&mut stream, b"BEGIN").await.as_deref(), Some(&b"BEGIN"[..]));
-        assert_eq!(ask(&mut stream, b"COMMIT").await.as_deref(), Some(&b""[..]), "{then:?}: no answer, only the end");
-        assert_eq!(ask(&mut other, b"COMMIT").await.as_deref(), Some(&b"COMMIT"[..]), "{then:?}: once only, and no other connection");
-    }
-    proxy.at(b"COMMIT", Then::HoldAnswers);
-    let mut stream = open().await;
-    assert_eq!(ask(&mut stream, b"COMMIT").await, None);
-    proxy.hold_answers(false);
-    let mut buffer = [0; 6];
-    timeout(SOON, stream.read_exact(&mut buffer)).await.expect("the held answer comes").unwrap();
-    assert_eq!(proxy.caught(), 3);
-}
+use crate::harness::{Answer, Builder, Stack, blocking, wait_until};
 
 fn everything() -> Builder {
     Stack::builder().gateways(2).workers(2).consumers(&[Consumer::Audit]).env("CHANCERY_LOG", "info")

@@ -4,10 +4,15 @@
 //! facts ([`facts`]): what the database, every replica of the streams and every consumer hold. Checkers ([`check`]) are pure functions over
 //! the two.
 
+pub mod chance;
 pub mod check;
 pub mod collect;
 pub mod facts;
+pub mod fault;
 pub mod history;
+pub mod kind;
 pub mod load;
+pub mod plan;
 pub mod power;
+pub mod proxy;
 pub mod reach;

@@ -1,15 +1,16 @@
 //! What a stack is made of, and what its processes are told.
 
-use std::{collections::BTreeMap, sync::LazyLock};
+use std::{collections::BTreeMap, net::SocketAddr, sync::LazyLock};
 
 use chancery::{
+    chaos::proxy::Proxy,
     privilege::nats::User,
     role::{Consumer, Role},
     servers::nats,
     token,
 };
 
-use super::{http::Http, process::Process, proxy::Proxy, servers, stack::Stack, wait::blocking};
+use super::{http::Http, process::Process, servers, stack::Stack, wait::blocking};
 
 /// The keys of all tests: private and public.
 pub(super) static KEYS: LazyLock<(String, String)> = LazyLock::new(|| token::keygen().unwrap());
@@ -98,8 +99,8 @@ impl Builder {
             (servers::start_nats(self.sync), own, database)
         });
         let postgres_port = own.as_ref().unwrap_or_else(|| servers::shared_postgres()).port();
-        let postgres_proxy = if self.proxied_postgres { Some(Proxy::start(postgres_port).await) } else { None };
-        let nats_proxy = if self.proxied_nats { Some(Proxy::start(nats.port()).await) } else { None };
+        let postgres_proxy = if self.proxied_postgres { Some(in_front_of(postgres_port).await) } else { None };
+        let nats_proxy = if self.proxied_nats { Some(in_front_of(nats.port()).await) } else { None };
         let folder = servers::fresh_folder("stack");
         std::fs::create_dir_all(folder.join("mail")).unwrap();
         let mut stack = Stack {
@@ -128,6 +129,11 @@ impl Builder {
         blocking(|| stack.processes.iter_mut().for_each(Process::wait_ready));
         stack
     }
+}
+
+/// A proxy in front of a port on loopback.
+async fn in_front_of(port: u16) -> Proxy {
+    Proxy::start(Some(SocketAddr::from(([127, 0, 0, 1], port)))).await.unwrap()
 }
 
 fn numbered(name: &str, number: usize) -> String {

@@ -16,15 +16,14 @@ mod builder;
 mod events;
 mod http;
 mod process;
-mod proxy;
 mod servers;
 mod stack;
 mod wait;
 
 pub(crate) use builder::Builder;
+pub(crate) use chancery::chaos::proxy::Then;
 pub(crate) use events::{EventStream, Received};
 pub(crate) use http::{Answer, Http};
-pub(crate) use proxy::{Proxy, Then};
 pub(crate) use servers::{PASSWORD, exe, fresh_folder};
 pub(crate) use stack::Stack;
 pub(crate) use wait::{blocking, wait_until};

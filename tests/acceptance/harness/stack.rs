@@ -8,6 +8,7 @@ use std::{
 };
 
 use chancery::{
+    chaos::proxy::Proxy,
     connect,
     privilege::nats::User,
     provision,
@@ -24,7 +25,6 @@ use super::{
     builder::{self, Builder},
     http::{Answer, Http},
     process::Process,
-    proxy::Proxy,
     servers,
     wait::blocking,
 };
