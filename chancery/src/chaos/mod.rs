@@ -16,3 +16,4 @@ pub mod plan;
 pub mod power;
 pub mod proxy;
 pub mod reach;
+pub mod target;

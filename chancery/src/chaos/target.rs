@@ -1,0 +1,70 @@
+//! What faults are done to: the same cluster, as processes of this machine or as containers.
+
+use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
+
+use runtime::nats::Access;
+
+use super::{fault::Action, kind::Kind, plan::Shape, reach::Reach};
+
+/// What a target is asked by faults and probes beyond what load and checkers ask ([`Reach`]). None of it leads through a proxy.
+#[derive(Debug, Clone)]
+pub struct Doors {
+    /// NATS with the operator's rights: stream and consumer leaders, reading what is stored.
+    pub operator: Access,
+    /// NATS with a worker's rights: what somebody with its credentials could publish.
+    pub worker: Access,
+    /// NATS with the gateway's rights, for COMMANDS.
+    pub gateway: Access,
+    /// NATS with the system account's rights: the leader of all nodes. None where there is none; then that fault is skipped.
+    pub system: Option<Access>,
+    /// The monitoring of every node, by the part's name (`nats-1`).
+    pub monitors: BTreeMap<String, SocketAddr>,
+    /// Every gateway by its part's name, past the load's proxies.
+    pub gateways: BTreeMap<String, SocketAddr>,
+}
+
+/// A fault that a target is asked to do.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// Its number in the run: what [`Target::lift`] is told.
+    pub fault: usize,
+    /// What to do. Nodes that are named by what they lead are named already ([`super::fault::Node::Named`]); step-downs, repeats and
+    /// poison never come here, they go through the [`Doors`].
+    pub action: &'a Action,
+    /// How long it lasts: for what is done several times over it.
+    pub length: Duration,
+}
+
+/// Something that faults are done to.
+///
+/// Several faults may be under way at once, on the same part, too: each is undone by its number, and what another still does stays done.
+/// A part that dies is started again by the target as a supervisor does; nothing else is mended by itself.
+pub trait Target: Send + Sync + 'static {
+    /// Its parts by name.
+    fn shape(&self) -> &Shape;
+
+    /// Where load and checkers reach it.
+    fn reach(&self) -> &Reach;
+
+    /// Where faults and probes reach it.
+    fn doors(&self) -> &Doors;
+
+    /// Whether it can do this kind here.
+    ///
+    /// # Errors
+    /// Why not, as a sentence for the report.
+    fn able(&self, kind: Kind) -> Result<(), String>;
+
+    /// Begins a fault; returns once it is on (what ends by itself, like a restart one by one, has ended then). [`Target::lift`] is called
+    /// whatever this returns.
+    fn begin(&self, order: Order<'_>) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Ends a fault; returns once its parts run again. Harmless for one that is over or never was.
+    fn lift(&self, fault: usize) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Ends every fault at once, whoever began it.
+    fn lift_all(&self) -> impl Future<Output = anyhow::Result<()>> + Send;
+
+    /// Whether a part serves: a role's `/readyz`, a node's JetStream, PostgreSQL's answer.
+    fn serves(&self, part: &str) -> impl Future<Output = bool> + Send;
+}
