@@ -33,7 +33,7 @@ use runtime::Config;
 use tokio::signal::unix::{SignalKind, signal};
 
 use demo::Demo;
-pub use files::Files;
+pub use files::{Files, Keys};
 pub use stack::Stack;
 
 /// How often the processes are looked at.

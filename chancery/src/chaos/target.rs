@@ -1,5 +1,12 @@
 //! What faults are done to: the same cluster, as processes of this machine or as containers.
 
+mod backend;
+mod disk;
+mod links;
+mod part;
+pub mod processes;
+mod stand;
+
 use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration};
 
 use runtime::nats::Access;

@@ -168,6 +168,8 @@ impl Nats {
     /// # Errors
     /// Its guard cannot be started.
     pub fn spawn(&mut self) -> anyhow::Result<()> {
+        // It would name a process that is no more.
+        let _ = fs::remove_file(self.options.root.join("nats.pid"));
         self.child = spawn(&self.exe, &self.installed, &self.options, self.port, self.monitor_port)?;
         Ok(())
     }

@@ -128,9 +128,7 @@ impl Postgres {
     /// # Errors
     /// Its process id cannot be found.
     pub fn kill9(&mut self) -> anyhow::Result<()> {
-        let text = fs::read_to_string(self.data().join("postmaster.pid"))?;
-        let id: u32 = text.lines().next().context("postmaster.pid is empty")?.trim().parse()?;
-        signal::kill(child::pid(id), Signal::SIGKILL)?;
+        signal::kill(child::pid(self.pid()?), Signal::SIGKILL)?;
         self.child.wait(Duration::from_secs(10)).context("the guard of postgres does not end")?;
         Ok(())
     }
@@ -140,8 +138,31 @@ impl Postgres {
     /// # Errors
     /// See [`Postgres::start`].
     pub fn restart(&mut self) -> anyhow::Result<()> {
-        self.child = spawn(&self.exe, &self.installed, &self.options, self.port)?;
+        self.spawn()?;
         self.wait_ready()
+    }
+
+    /// The same without waiting until it answers; see [`Postgres::ready`].
+    ///
+    /// # Errors
+    /// Its guard cannot be started.
+    pub fn spawn(&mut self) -> anyhow::Result<()> {
+        self.child = spawn(&self.exe, &self.installed, &self.options, self.port)?;
+        Ok(())
+    }
+
+    /// True when it answers. Not to be used inside an async runtime.
+    pub fn ready(&self) -> bool {
+        self.connect("postgres").is_ok_and(|mut client| client.simple_query("SELECT 1").is_ok())
+    }
+
+    /// The id of the postmaster.
+    ///
+    /// # Errors
+    /// Its file cannot be read.
+    pub fn pid(&self) -> anyhow::Result<u32> {
+        let text = fs::read_to_string(self.data().join("postmaster.pid"))?;
+        Ok(text.lines().next().context("postmaster.pid is empty")?.trim().parse()?)
     }
 
     /// Fast shutdown: sessions are ended, everything is written. True when it ended cleanly.

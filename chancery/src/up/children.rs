@@ -57,6 +57,12 @@ impl Member {
         Ok(())
     }
 
+    /// Sets a variable for its next start.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.environment.retain(|(known, _)| known != name);
+        self.environment.push((name.to_owned(), value.to_owned()));
+    }
+
     /// The process that runs it now.
     pub fn child(&mut self) -> Option<&mut Child> {
         self.child.as_mut()
