@@ -19,13 +19,14 @@ use crate::harness::{Stack, wait_until};
 
 /// Where a test's stack is reached.
 pub(super) fn reach(stack: &Stack) -> Reach {
+    let (parts, monitor) = stack.parts();
     Reach {
         gateways: stack.gateways(),
         database_url: Secret::new(stack.database_url()),
-        nats: NatsReach { urls: stack.config().nats_url, user: None, password: None, ca: None, monitors: Vec::new() },
+        nats: NatsReach { urls: stack.config().nats_url, user: None, password: None, ca: None, monitors: vec![("nats".into(), monitor)] },
         token_private_key: Secret::new(stack.private_key()),
         mail: Some(stack.mail_folder()),
-        parts: Parts::new(Vec::new),
+        parts: Parts::new(move || parts.clone()),
     }
 }
 

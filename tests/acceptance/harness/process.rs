@@ -9,6 +9,7 @@ use std::{
 };
 
 use chancery::{
+    chaos::reach::Part,
     child::{self, Child},
     role::Role,
     servers::port,
@@ -79,6 +80,12 @@ impl Process {
     /// How it ended, if it has.
     pub(crate) fn ended(&mut self) -> Option<std::process::ExitStatus> {
         self.child.as_mut().and_then(Child::exited)
+    }
+
+    /// The process as `chancery chaos` looks at it.
+    pub(crate) fn part(&self) -> Part {
+        let pid = self.child.as_ref().map(Child::pid);
+        Part { name: self.name.clone(), admin: Some(self.address), pid, log: Some(self.log.clone()) }
     }
 
     /// Sets a variable for its next start.

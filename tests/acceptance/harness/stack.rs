@@ -8,7 +8,7 @@ use std::{
 };
 
 use chancery::{
-    chaos::proxy::Proxy,
+    chaos::{proxy::Proxy, reach::Part},
     connect,
     privilege::nats::User,
     provision,
@@ -159,6 +159,11 @@ impl Stack {
     /// Where mail lands when the notifier runs.
     pub(crate) fn mail_folder(&self) -> PathBuf {
         self.folder.join("mail")
+    }
+
+    /// The processes as `chancery chaos` looks at them, and the monitoring port of nats-server.
+    pub(crate) fn parts(&self) -> (Vec<Part>, SocketAddr) {
+        (self.processes.iter().map(Process::part).collect(), self.nats.monitor())
     }
 
     /// Everything that a process has written.

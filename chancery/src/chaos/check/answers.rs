@@ -51,7 +51,7 @@ fn told(case: &Case<'_>, op: &Op<'_>, findings: &mut Findings) {
     }
     match end {
         End::Refused { .. } | End::Failed { .. } => {
-            let effect = op.request.effects.iter().find(|effect| op.request.repeats.is_none() && !case.effect(effect).is_empty());
+            let effect = op.request.effects.iter().find(|effect| op.request.repeats.is_none() && case.own(op, effect).next().is_some());
             if let Some(effect) = effect {
                 findings
                     .add(Breach::Answer, EFFECT, || format!("{}: ended with {end:?}, and {} tells {}", op.name(), effect.event_type, effect.value));
@@ -76,7 +76,7 @@ mod tests {
     use super::*;
     use crate::chaos::{
         check::kit::{self, How, Run},
-        history::{Answer, OpId, Request, What},
+        history::{Answer, Effect, OpId, Request, What},
     };
 
     fn found(spoil: impl FnOnce(&mut Run)) -> Vec<String> {
@@ -103,6 +103,18 @@ mod tests {
             run.facts.commands.last_mut().unwrap().status = "succeeded".into();
         };
         assert_eq!(found(table), [TABLE]);
+    }
+
+    #[test]
+    fn a_refusal_whose_effect_is_that_of_another_wish_for_the_same_is_true() {
+        const VALUE: &str = "user.created:cnry0000000001-both@example.com";
+        let second = |run: &mut Run| {
+            run.op("invitation.accept", Some("one"), &[VALUE], How::Succeeds);
+            let effects = vec![Effect { event_type: "user.created", value: "cnry0000000001-both@example.com".into() }];
+            let request = Request { kind: "invitation.accept", effects, refusals: vec!["invalid_state"], ..Request::default() };
+            run.request(request, How::Refused("invalid_state"));
+        };
+        assert_eq!(found(second), Vec::<String>::new());
     }
 
     #[test]

@@ -96,6 +96,8 @@ pub struct Case<'a> {
     pub stale: Vec<(OpId, &'a str)>,
     /// Arrivals that were not even tried.
     pub shed: u64,
+    /// The commands that clients know of, and whose they are.
+    pub known: HashMap<Uuid, OpId>,
     /// Table `events` by id. A table that has an id twice shows in the length of the list.
     pub events: HashMap<Uuid, Vec<&'a EventRow>>,
     /// Table `commands` by id.
@@ -119,12 +121,15 @@ impl<'a> Case<'a> {
             leaks: Vec::new(),
             stale: Vec::new(),
             shed: 0,
+            known: HashMap::new(),
             events: HashMap::new(),
             commands: facts.commands.iter().map(|row| (row.id, row)).collect(),
             caused: HashMap::new(),
             told: HashMap::new(),
         };
         records.iter().for_each(|record| case.take(record));
+        let first = case.ops.values().filter(|op| op.request.repeats.is_none());
+        case.known = first.filter_map(|op| Some((op.command()?, op.id))).collect();
         for row in &facts.events {
             case.events.entry(row.id).or_default().push(row);
             case.caused.entry(row.command).or_default().push(row);
@@ -178,6 +183,12 @@ impl<'a> Case<'a> {
     /// Events that tell this effect.
     pub fn effect(&self, effect: &Effect) -> &[&'a EventRow] {
         self.told.get(effect.event_type).and_then(|told| told.get(effect.value.as_str())).map_or(&[], Vec::as_slice)
+    }
+
+    /// Events that tell an effect of this wish: not those of another wish for the same (two people follow one link).
+    pub fn own<'b>(&'b self, op: &'b Op<'_>, effect: &Effect) -> impl Iterator<Item = &'b &'a EventRow> {
+        let anothers = |event: &EventRow| self.known.get(&event.command).is_some_and(|other| *other != op.id);
+        self.effect(effect).iter().filter(move |event| !anothers(event))
     }
 
     /// Whether a message of EVENTS was put there by a fault.

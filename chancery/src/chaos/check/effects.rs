@@ -3,9 +3,7 @@
 //! For each client the lost are told apart by where in its history they lie: a lost prefix, middle or suffix point at different faults
 //! (a stream that began anew, a hole, a truncated end).
 
-use std::collections::{BTreeMap, HashSet};
-
-use uuid::Uuid;
+use std::collections::BTreeMap;
 
 use super::{
     case::{Case, Op},
@@ -62,17 +60,16 @@ fn missing(case: &Case<'_>, op: &Op<'_>) -> Option<String> {
     if op.request.repeats.is_some() {
         return None;
     }
-    let effect = op.request.effects.iter().find(|effect| case.effect(effect).is_empty())?;
+    let effect = op.request.effects.iter().find(|effect| case.own(op, effect).next().is_none())?;
     Some(format!("no {} tells {}", effect.event_type, effect.value))
 }
 
 /// Events of commands that no client knows, with values that no client asked for.
 fn unasked(case: &Case<'_>, findings: &mut Findings) {
     let asked = case.asked();
-    let known: HashSet<Uuid> = case.ops.values().flat_map(|op| op.answers.iter().filter_map(|(_, answer)| answer.command)).collect();
     for event in &case.facts.events {
         let Some(value) = event.value.as_deref().filter(|value| value.contains(MARK)) else { continue };
-        if !asked.contains(value) && !known.contains(&event.command) {
+        if !asked.contains(value) && !case.known.contains_key(&event.command) {
             findings.add(Breach::Duplicate, UNASKED, || format!("evt_{} ({}) tells {value}", event.id, event.event_type));
         }
     }
@@ -81,11 +78,13 @@ fn unasked(case: &Case<'_>, findings: &mut Findings) {
 /// Commands whose client never learnt how they ended, and that took effect.
 pub(super) fn recovered(case: &Case<'_>) -> u64 {
     let unknown = case.ops.values().filter(|op| op.writes() && !matches!(op.end, Some((_, end)) if *end != End::Unknown));
-    unknown.filter(|op| op.request.effects.iter().any(|effect| !case.effect(effect).is_empty())).count() as u64
+    unknown.filter(|op| op.request.effects.iter().any(|effect| case.own(op, effect).next().is_some())).count() as u64
 }
 
 #[cfg(test)]
 mod tests {
+    use uuid::Uuid;
+
     use super::*;
     use crate::chaos::check::kit::{self, How, Run};
 

@@ -16,6 +16,7 @@ const REUSED: &str = "idempotency_key_reused";
 const TWICE: &str = "one wish has its effect more than once";
 const UNNAMED: &str = "a command has events that its outcome does not name";
 const UNWRITTEN: &str = "a command's outcome names events that were not written for it";
+const OUTCOMELESS: &str = "events were written for a command that has no outcome";
 const CHANGED: &str = "a key was answered in two ways";
 const OTHER_BODY: &str = "another body under a key was not refused";
 const OTHER_EFFECT: &str = "another body under a key has an effect";
@@ -79,6 +80,9 @@ fn other(case: &Case<'_>, op: &Op<'_>, findings: &mut Findings) {
 
 /// The outcome of a command names exactly the events that were written for it.
 fn outcomes(case: &Case<'_>, findings: &mut Findings) {
+    for (command, events) in case.caused.iter().filter(|(command, _)| !case.commands.contains_key(*command)) {
+        findings.add(Breach::Lost, OUTCOMELESS, || format!("cmd_{command}: {} events", events.len()));
+    }
     for row in &case.facts.commands {
         let named: HashSet<Uuid> = row.events.iter().copied().collect();
         let written: HashSet<Uuid> = case.caused.get(&row.id).into_iter().flatten().map(|event| event.id).collect();
@@ -140,6 +144,13 @@ mod tests {
         run.facts.events.last_mut().unwrap().command = command;
         assert!(found(&run).contains(&(Breach::Duplicate, UNNAMED.to_owned())));
         assert!(found(&run).contains(&(Breach::Lost, UNWRITTEN.to_owned())));
+    }
+
+    #[test]
+    fn events_without_an_outcome_are_named() {
+        let mut run = kit::good();
+        run.facts.commands.remove(0);
+        assert_eq!(found(&run), [(Breach::Lost, OUTCOMELESS.to_owned())]);
     }
 
     #[test]

@@ -5,15 +5,16 @@ use std::{collections::HashMap, net::SocketAddr, time::Duration};
 use anyhow::{Context as _, bail};
 use async_nats::jetstream::{Message, consumer::pull::OrderedConfig};
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use http_body_util::{BodyExt as _, Empty};
+use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
+use hyper_util::rt::TokioIo;
 use serde::Deserialize;
 use subjects::{Envelope, header, stream as names};
+use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::{Doors, database::hash};
-use crate::{
-    chaos::facts::{ConsumerRow, DeadLetter, Facts, ReplicaRow, StreamRow},
-    servers::port,
-};
+use crate::chaos::facts::{ConsumerRow, DeadLetter, Facts, ReplicaRow, StreamRow};
 
 /// How long the next message of a stream that has one may take.
 const NEXT: Duration = Duration::from_secs(30);
@@ -165,7 +166,7 @@ struct State {
 pub(super) async fn replicas(doors: &Doors<'_>) -> anyhow::Result<Vec<ReplicaRow>> {
     let mut rows = Vec::new();
     for (node, address) in doors.reach.nats.monitors.clone() {
-        let jsz = tokio::task::spawn_blocking(move || jsz(address)).await?.with_context(|| format!("asking {node}"))?;
+        let jsz = jsz(address).await.with_context(|| format!("asking {node}"))?;
         for Detail { name, state } in jsz.account_details.into_iter().flat_map(|account| account.stream_detail) {
             let State { messages, first_seq: first, last_seq: last, num_deleted: deleted } = state;
             rows.push(ReplicaRow { stream: name, node: node.clone(), messages, first, last, deleted });
@@ -184,12 +185,21 @@ pub(super) async fn replicas(doors: &Doors<'_>) -> anyhow::Result<Vec<ReplicaRow
     Ok(rows)
 }
 
-fn jsz(address: SocketAddr) -> anyhow::Result<Jsz> {
-    let (status, body) = port::get(address, "/jsz?accounts=true&streams=true&limit=1024", MONITOR)?;
-    if status != 200 {
-        bail!("/jsz answers {status}");
-    }
-    serde_json::from_str(&body).context("/jsz is not what it was")
+async fn jsz(address: SocketAddr) -> anyhow::Result<Jsz> {
+    let ask = async {
+        let (mut sender, connection) = handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
+        let connection = tokio::spawn(connection);
+        let path = "/jsz?accounts=true&streams=true&limit=1024";
+        let answer = sender.send_request(Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?).await?;
+        let status = answer.status();
+        let body = answer.into_body().collect().await?.to_bytes();
+        connection.abort();
+        if status != 200 {
+            bail!("/jsz answers {status}");
+        }
+        serde_json::from_slice(&body).context("/jsz is not what it was")
+    };
+    tokio::time::timeout(MONITOR, ask).await.with_context(|| format!("/jsz takes more than {} s", MONITOR.as_secs()))?
 }
 
 /// How often each event is in a list of ids.
