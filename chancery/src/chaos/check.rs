@@ -23,7 +23,7 @@ mod effects;
 mod findings;
 mod keys;
 #[cfg(test)]
-mod kit;
+pub(super) mod kit;
 mod linear;
 mod liveness;
 mod mails;

@@ -5,6 +5,7 @@
 //! the two.
 
 pub mod chance;
+pub mod chart;
 pub mod check;
 pub mod collect;
 pub mod facts;
@@ -16,4 +17,5 @@ pub mod plan;
 pub mod power;
 pub mod proxy;
 pub mod reach;
+pub mod report;
 pub mod target;
