@@ -12,7 +12,7 @@ const WIDTH: f64 = 1_280.0;
 /// Room for names on the left, and none to speak of on the right.
 const LEFT: f64 = 170.0;
 const RIGHT: f64 = 24.0;
-const TOP: f64 = 64.0;
+const TOP: f64 = 76.0;
 /// Height of a panel, and of a kind of fault.
 const PANEL: f64 = 200.0;
 const LANE: f64 = 18.0;
@@ -33,7 +33,7 @@ const INK: &str = "#222222";
 const GRID: &str = "#e4e7ea";
 const SHADE: &str = "#7b5ea7";
 
-/// Draws a run.
+/// Draws a run under a title of one or two lines.
 pub fn svg(case: &Case<'_>, title: &str) -> String {
     Picture::new(Series::of(case)).draw(title)
 }
@@ -62,7 +62,9 @@ impl Picture {
             r#"<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" font-family="sans-serif" font-size="12">"#
         );
         self.rectangle(0.0, 0.0, WIDTH, height, "#ffffff", 1.0, "");
-        self.text(LEFT, 24.0, "start", 16, title);
+        for (place, line) in title.lines().enumerate() {
+            self.text(12.0, 20.0 + 18.0 * place as f64, "start", if place == 0 { 15 } else { 13 }, line);
+        }
         self.shades(bottom);
         self.time(bottom);
         self.throughput(TOP);
@@ -73,9 +75,10 @@ impl Picture {
         self.out
     }
 
-    /// The times of faults, lightly over both panels.
+    /// The times of faults, lightly over both panels. What was never recovered from would cover all of it.
     fn shades(&mut self, bottom: f64) {
-        let spans: Vec<(f64, f64)> = self.series.lanes.iter().flat_map(|lane| &lane.bars).map(|bar| (self.x(bar.from), self.x(bar.to))).collect();
+        let spans: Vec<(f64, f64)> =
+            self.series.lanes.iter().flat_map(|lane| &lane.bars).filter(|bar| bar.healed).map(|bar| (self.x(bar.from), self.x(bar.to))).collect();
         for (from, to) in spans {
             self.rectangle(from, TOP, (to - from).max(NARROWEST), bottom - TOP, SHADE, 0.07, "");
         }
@@ -101,7 +104,8 @@ impl Picture {
         for (at, name) in std::mem::take(&mut self.series.phases) {
             let x = self.x(at);
             self.line(x, TOP - 14.0, x, bottom, "#8a9299");
-            self.text(x + 4.0, TOP - 6.0, "start", 12, &name);
+            let (x, anchor) = if x > WIDTH - 80.0 { (x - 4.0, "end") } else { (x + 4.0, "start") };
+            self.text(x, TOP - 6.0, anchor, 12, &name);
         }
     }
 
@@ -139,7 +143,7 @@ impl Picture {
     }
 
     fn lanes(&mut self, top: f64) {
-        self.text(12.0, top - 10.0, "start", 13, "faults, from begin to recovery");
+        self.text(12.0, top - 10.0, "start", 13, "faults until recovery");
         for (place, lane) in std::mem::take(&mut self.series.lanes).into_iter().enumerate() {
             let y = top + LANE * place as f64;
             self.text(LEFT - 8.0, y + 13.0, "end", 12, &format!("{} ({})", lane.kind.replace('_', " "), lane.bars.len()));

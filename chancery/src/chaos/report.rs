@@ -49,7 +49,7 @@ pub fn write(folder: &Path, records: &[Arc<Record>], facts: &Facts, verdict: &Ve
     file(VERDICT, format!("{:#}\n", json(verdict)))?;
     file(REPORT, text(&case, verdict, about))?;
     file(FACTS, format!("{:#}\n", counts(facts)))?;
-    file(CHART, chart::svg(&case, &format!("{about} · {}", sentence(verdict))))
+    file(CHART, chart::svg(&case, &format!("{about}, seed {}\n{}", verdict.seed, sentence(verdict))))
 }
 
 /// The verdict in a line.
