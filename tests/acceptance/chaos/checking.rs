@@ -8,8 +8,9 @@ use chancery::{
         check::{self, Verdict},
         collect::{Watch, collect},
         facts::Facts,
-        history::{History, What},
+        history::{FaultSpan, History, What},
         load::{Load, LoadOptions},
+        report,
     },
     role::Consumer,
 };
@@ -124,4 +125,55 @@ async fn rows_that_are_really_removed_are_found(stack: &Stack, history: &History
     for checker in ["C1", "C3", "C4", "C6"] {
         convicts(&verdict, checker);
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_load_through_crashes_of_everything_is_acquitted_and_leaves_a_report() {
+    let unlimited = ("CHANCERY_PUBLIC_RATE_PER_MINUTE", 1_000_000);
+    let builder = Stack::builder().gateways(2).workers(2).consumers(&Consumer::ALL).own_postgres();
+    let mut stack = builder.env(unlimited.0, unlimited.1).start().await;
+    let (reach, folder) = (reach(&stack), crate::harness::fresh_folder("chaos"));
+    std::fs::create_dir_all(&folder).unwrap();
+    let history = History::to_file(&folder.join(report::HISTORY)).unwrap();
+    let options = LoadOptions { rate_per_second: 30.0, clients: 8, tenants: 3, seed: SEED, ..LoadOptions::default() };
+    let load = Load::start(&reach, &history, options).await.unwrap();
+    let ends = |history: &History| history.records().iter().filter(|record| matches!(record.what, What::End { .. })).count();
+    let goes_on = async |history: &History, more: usize| {
+        let wanted = ends(history) + more;
+        wait_until("the load goes on", async || ends(history) >= wanted).await;
+    };
+    history.phase("chaos");
+    goes_on(&history, 50).await;
+    for (index, name) in ["worker-1", "gateway", "audit", "notifications", "worker-2", "guests"].into_iter().enumerate() {
+        let fault = history.fault(FaultSpan { index, kind: "kill", target: name.into(), detail: String::new() });
+        stack.kill9(name);
+        goes_on(&history, 10).await;
+        stack.start_again(name, &[]);
+        fault.lifted();
+        goes_on(&history, 30).await;
+        fault.end();
+    }
+    let fault = history.fault(FaultSpan { index: 6, kind: "kill_nats", target: "nats".into(), detail: String::new() });
+    stack.kill_nats();
+    stack.restart_nats();
+    goes_on(&history, 50).await;
+    fault.end();
+    let fault = history.fault(FaultSpan { index: 7, kind: "kill_postgres", target: "postgres".into(), detail: String::new() });
+    stack.kill_postgres();
+    stack.restart_postgres();
+    goes_on(&history, 50).await;
+    fault.end();
+    history.phase("drain");
+    load.stop().await.unwrap();
+
+    let facts = collect(&reach, &history, Vec::new(), LIMIT).await.unwrap();
+    let verdict = judge(&history, &facts);
+    history.flush().unwrap();
+    report::write(&folder, &history.records(), &facts, &verdict, "an acceptance test").unwrap();
+    let text = std::fs::read_to_string(folder.join(report::REPORT)).unwrap();
+    assert!(verdict.acquits(), "{text}");
+    assert_eq!((verdict.faults, verdict.recovery["kill"].len()), (8, 6));
+    let lines = std::fs::read_to_string(folder.join(report::HISTORY)).unwrap().lines().count();
+    assert_eq!(lines, history.records().len());
+    std::fs::remove_dir_all(&folder).unwrap();
 }
