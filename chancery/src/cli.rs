@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench,
+    bench, cluster,
     guard::Guard,
     health, init, mail, migrate, provision,
     role::{self, Consumer, Role},
@@ -64,6 +64,8 @@ enum Command {
     },
     /// Makes certificates, credentials and the servers' configuration for a cluster; what is there already stays.
     Init(init::Options),
+    /// The cluster of compose.yaml, by Docker Compose.
+    Cluster(cluster::Options),
     /// Asks a role whether it is ready; the exit code says so, for health checks of containers.
     Health {
         /// For example `http://127.0.0.1:8080/readyz`.
@@ -176,6 +178,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Guard(guard) => return guard.run(),
         Command::Token(Token::Keygen { into }) => return keygen(&into),
         Command::Init(options) => return initialise(&options),
+        Command::Cluster(options) => return cluster::run(options),
         Command::Health { url } => return health::run(&url),
         other => other,
     };
@@ -205,7 +208,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mail(Mail::Latest { token: true, to }) => println!("{}", mail::latest_token(&mail::folder(&config), to.as_deref())?),
         Command::Mail(Mail::Latest { token: false, to }) => println!("{}", mail::latest(&mail::folder(&config), to.as_deref())?),
         Command::Audit(Audit::Verify { tenant, heads }) => return verify(&config, tenant, heads.as_deref()),
-        Command::Guard(_) | Command::Token(Token::Keygen { .. }) | Command::Init(_) | Command::Health { .. } => {}
+        Command::Guard(_) | Command::Token(Token::Keygen { .. }) | Command::Init(_) | Command::Cluster(_) | Command::Health { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

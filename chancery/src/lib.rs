@@ -7,6 +7,7 @@ pub mod bench;
 pub mod chaos;
 pub mod child;
 pub mod cli;
+pub mod cluster;
 pub mod connect;
 pub mod guard;
 pub mod health;

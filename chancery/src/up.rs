@@ -12,7 +12,7 @@ macro_rules! say {
 }
 
 pub mod children;
-mod demo;
+pub(crate) mod demo;
 mod files;
 mod follow;
 mod guide;

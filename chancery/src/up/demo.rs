@@ -1,7 +1,7 @@
 //! `up --demo`: a small real scenario over HTTP with a crash in the middle of it, and the proof that nothing was lost and nothing
 //! happened twice.
 
-mod client;
+pub(crate) mod client;
 mod proof;
 mod scenario;
 

@@ -31,39 +31,39 @@ const TWICE: usize = 5;
 
 /// A command that has its answer.
 #[derive(Debug, Clone)]
-pub(super) struct Answered {
-    pub(super) command: Uuid,
+pub(crate) struct Answered {
+    pub(crate) command: Uuid,
     /// The events the answer named; none for a refusal, whose answer names none.
-    pub(super) events: Option<Vec<Uuid>>,
+    pub(crate) events: Option<Vec<Uuid>>,
 }
 
 /// One command as posted.
 #[derive(Debug)]
-pub(super) struct Order<'a> {
-    pub(super) method: Method,
-    pub(super) path: &'a str,
-    pub(super) body: Value,
+pub(crate) struct Order<'a> {
+    pub(crate) method: Method,
+    pub(crate) path: &'a str,
+    pub(crate) body: Value,
     /// False for who follows a link and has no token.
-    pub(super) signed: bool,
+    pub(crate) signed: bool,
     /// The refusal that is the right answer, if one is.
-    pub(super) refusal: Option<&'a str>,
+    pub(crate) refusal: Option<&'a str>,
 }
 
 impl<'a> Order<'a> {
     /// A command that should succeed.
-    pub(super) fn post(path: &'a str, body: Value) -> Self {
+    pub(crate) fn post(path: &'a str, body: Value) -> Self {
         Self { method: Method::POST, path, body, signed: true, refusal: None }
     }
 }
 
 /// The client and what it was answered.
 #[derive(Debug)]
-pub(super) struct Client {
+pub(crate) struct Client {
     http: legacy::Client<HttpConnector, Full<Bytes>>,
     gateway: String,
     token: Secret,
     /// In every key, slug and address: a demo may be played again on the same data.
-    pub(super) run: String,
+    pub(crate) run: String,
     numbers: AtomicUsize,
     repeats: AtomicUsize,
     differing: AtomicUsize,
@@ -72,7 +72,7 @@ pub(super) struct Client {
 }
 
 impl Client {
-    pub(super) fn new(gateway: &str, token: &str) -> Self {
+    pub(crate) fn new(gateway: &str, token: &str) -> Self {
         Self {
             http: legacy::Client::builder(TokioExecutor::new()).build_http(),
             gateway: gateway.to_owned(),
@@ -87,22 +87,22 @@ impl Client {
     }
 
     /// Commands that have their answer so far.
-    pub(super) fn answered(&self) -> usize {
+    pub(crate) fn answered(&self) -> usize {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).len()
     }
 
     /// Those answers.
-    pub(super) fn answers(&self) -> Vec<Answered> {
+    pub(crate) fn answers(&self) -> Vec<Answered> {
         self.answers.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// How often a command was posted again because it had no answer yet.
-    pub(super) fn repeats(&self) -> usize {
+    pub(crate) fn repeats(&self) -> usize {
         self.repeats.load(Ordering::Relaxed)
     }
 
     /// Commands posted twice whose two answers were not the same.
-    pub(super) fn differing(&self) -> usize {
+    pub(crate) fn differing(&self) -> usize {
         self.differing.load(Ordering::Relaxed)
     }
 
@@ -110,7 +110,7 @@ impl Client {
     ///
     /// # Errors
     /// An answer that is none, or not the right one.
-    pub(super) async fn order(&self, order: Order<'_>) -> anyhow::Result<Value> {
+    pub(crate) async fn order(&self, order: Order<'_>) -> anyhow::Result<Value> {
         let _permit = self.permits.acquire().await?;
         let number = self.numbers.fetch_add(1, Ordering::Relaxed);
         let key = format!("demo-{}-{number}", self.run);
@@ -149,7 +149,7 @@ impl Client {
     ///
     /// # Errors
     /// Another answer than 200.
-    pub(super) async fn get(&self, path: &str) -> anyhow::Result<Value> {
+    pub(crate) async fn get(&self, path: &str) -> anyhow::Result<Value> {
         match self.request(&Method::GET, path, true, None, None).await? {
             (200, body) => Ok(body),
             (status, body) => bail!("GET {path}: {status} {body}"),
@@ -188,6 +188,6 @@ fn read(status: u16, body: Value, order: &Order<'_>) -> anyhow::Result<(Answered
 }
 
 /// The UUID behind an id's prefix.
-pub(super) fn uuid(id: &Value) -> Option<Uuid> {
+pub(crate) fn uuid(id: &Value) -> Option<Uuid> {
     Uuid::try_parse(id.as_str()?.rsplit('_').next()?).ok()
 }
