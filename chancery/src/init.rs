@@ -65,8 +65,11 @@ pub struct Options {
     #[arg(long = "folder", value_name = "WHO=FOLDER", value_parser = folder)]
     pub folders: Vec<(Reader, PathBuf)>,
     /// How much each nats-server may store at most, as its configuration takes it.
-    #[arg(long, default_value = "20GB")]
+    #[arg(long, default_value = "20GB", env = "CHANCERY_NATS_STORE")]
     pub nats_store: String,
+    /// Where the nats-servers' monitoring listens. It has no authentication.
+    #[arg(long, default_value = "127.0.0.1", env = "CHANCERY_NATS_MONITOR")]
+    pub nats_monitor: std::net::IpAddr,
     /// Draws something anew first; see docs/compose.md for what must be restarted then.
     #[arg(long, value_enum)]
     pub renew: Vec<Renew>,
@@ -89,7 +92,7 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     }
     let drawn = certificates::drawn(&mut place)?;
     place.share(Path::new("ca.pem"), &drawn.authority, None)?;
-    nats::write(&mut place, &drawn, &options.nats_store)?;
+    nats::write(&mut place, &drawn, options)?;
     let superuser = place.secret("postgres", &token::secret)?;
     place.share(Path::new("postgres/password"), &superuser, Some(Reader::Postgres))?;
     administration(&mut place, &superuser)?;

@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::{Reader, certificates::Drawn, place::Place};
+use super::{Options, Reader, certificates::Drawn, place::Place};
 use crate::{
     privilege::{self, nats::User},
     token,
@@ -14,14 +14,14 @@ const NODES: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
 const MOUNTED: &str = "/run/chancery/nats";
 
 /// Writes certificates and a configuration for each server.
-pub(super) fn write(place: &mut Place, drawn: &Drawn, store: &str) -> anyhow::Result<()> {
+pub(super) fn write(place: &mut Place, drawn: &Drawn, options: &Options) -> anyhow::Result<()> {
     let path = |name: &str| PathBuf::from("nats").join(name);
     place.share(&path("ca.pem"), &drawn.authority, Some(Reader::Nats))?;
     place.share(&path("server.pem"), &drawn.server, Some(Reader::Nats))?;
     place.share(&path("server.key"), &drawn.server_key, Some(Reader::Nats))?;
     let accounts = accounts(place)?;
     for node in NODES {
-        place.share(&path(&format!("{node}.conf")), &configuration(node, store, &accounts), Some(Reader::Nats))?;
+        place.share(&path(&format!("{node}.conf")), &configuration(node, options, &accounts), Some(Reader::Nats))?;
     }
     Ok(())
 }
@@ -40,14 +40,14 @@ fn accounts(place: &mut Place) -> anyhow::Result<String> {
 }
 
 /// What one server is told. Limits are for a cluster whose clients are our own processes and those of a few teams.
-fn configuration(node: &str, store: &str, accounts: &str) -> String {
+fn configuration(node: &str, options: &Options, accounts: &str) -> String {
     let routes: Vec<String> = NODES.iter().map(|node| format!("\"tls://{node}:6222\"")).collect();
     format!(
         r#"# Written by `chancery init`, which will overwrite changes.
 server_name: "{node}"
 listen: "0.0.0.0:4222"
-# Monitoring has no authentication: for the health check in the container, and for nobody else.
-http: "127.0.0.1:8222"
+# Without authentication; in the container only, for its health check, unless somebody has chosen otherwise.
+http: "{monitor}:8222"
 
 max_connections: 2000
 max_subscriptions: 5000
@@ -92,6 +92,8 @@ jetstream {{
 }}
 
 {accounts}"#,
+        monitor = options.nats_monitor,
+        store = options.nats_store,
         routes = routes.join(", "),
     )
 }
