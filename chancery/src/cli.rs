@@ -14,7 +14,9 @@ use subjects::TenantId;
 use crate::{
     bench, cluster,
     guard::Guard,
-    health, init, mail, migrate, provision,
+    health, init, mail, migrate,
+    patience::patiently,
+    provision,
     role::{self, Consumer, Role},
     token::{self, Claims},
     up,
@@ -76,9 +78,16 @@ enum Command {
         /// A folder with a file for each role, named after it, that holds its password.
         #[arg(long)]
         passwords: Option<PathBuf>,
+        /// Seconds to wait for a server that does not answer yet.
+        #[arg(long, default_value_t = 0)]
+        wait: u64,
     },
     /// Creates the streams, the bucket and the consumers, or checks them.
-    Provision,
+    Provision {
+        /// Seconds to wait for servers that do not answer yet.
+        #[arg(long, default_value_t = 0)]
+        wait: u64,
+    },
     /// Prints what every variable comes to and where from, without its secrets.
     Config,
     /// Access tokens for development and tests.
@@ -190,8 +199,11 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
         Command::Bench(options) => return bench::run(config, options),
         Command::Floor { part } => return bench::floor::run(part, &config),
-        Command::Migrate { passwords } => migrate(&config, passwords.as_deref())?,
-        Command::Provision => println!("{}", provision::run(&config)?),
+        Command::Migrate { passwords, wait } => migrate(&config, passwords.as_deref(), Duration::from_secs(wait))?,
+        Command::Provision { wait } => {
+            let made = patiently(Duration::from_secs(wait), provision::may_pass, || provision::run(&config))?;
+            println!("{made}");
+        }
         Command::Config => {
             for setting in Config::settings(&|name| std::env::var(name).ok())? {
                 println!("{}={} ({})", setting.name, setting.value.unwrap_or_default(), setting.source);
@@ -213,7 +225,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn migrate(config: &Config, passwords: Option<&Path>) -> anyhow::Result<()> {
+fn migrate(config: &Config, passwords: Option<&Path>, wait: Duration) -> anyhow::Result<()> {
     if config.database_url.expose().is_empty() {
         bail!("DATABASE_URL is not set");
     }
@@ -223,7 +235,7 @@ fn migrate(config: &Config, passwords: Option<&Path>) -> anyhow::Result<()> {
         Some(folder) => migrate::Passwords::from_folder(folder)?,
         None => password.map_or(migrate::Passwords::None, migrate::Passwords::One),
     };
-    let report = migrate::with_passwords(config.database_url.expose(), &passwords)?;
+    let report = patiently(wait, migrate::may_pass, || migrate::with_passwords(config.database_url.expose(), &passwords))?;
     for name in &report.applied {
         println!("applied {name}");
     }

@@ -14,6 +14,7 @@ pub mod health;
 pub mod init;
 pub mod mail;
 pub mod migrate;
+pub mod patience;
 pub mod privilege;
 pub mod provision;
 pub mod role;

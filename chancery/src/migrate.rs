@@ -164,6 +164,16 @@ fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\0', "").replace('\'', "''"))
 }
 
+/// True for an error that may be over in a moment: the server is not there, or starts, or ends.
+pub fn may_pass(error: &anyhow::Error) -> bool {
+    error.chain().any(|cause| {
+        let from_server = cause.downcast_ref::<postgres::Error>();
+        let states = [SqlState::CANNOT_CONNECT_NOW, SqlState::ADMIN_SHUTDOWN, SqlState::CRASH_SHUTDOWN, SqlState::TOO_MANY_CONNECTIONS];
+        let passing = from_server.is_some_and(|error| error.is_closed() || error.code().is_some_and(|code| states.contains(code)));
+        passing || cause.is::<std::io::Error>()
+    })
+}
+
 /// True for errors that only mean "another database of this cluster changed the same role at the same moment".
 fn is_collision(error: &anyhow::Error) -> bool {
     error.chain().any(|cause| {

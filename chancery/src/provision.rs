@@ -2,7 +2,6 @@
 
 use std::fmt;
 
-use anyhow::anyhow;
 use async_nats::jetstream;
 use runtime::{Config, StartError, consume::Provisioned, nats::Access, streams};
 
@@ -35,7 +34,12 @@ pub fn run(config: &Config) -> anyhow::Result<Made> {
         Ok(provision(config, &client).await?)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow!("{error}"))
+    runtime.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))
+}
+
+/// True for an error that may be over in a moment: the servers are not there, or have no leader yet.
+pub fn may_pass(error: &anyhow::Error) -> bool {
+    !matches!(error.downcast_ref::<StartError>(), Some(StartError::Settings { .. } | StartError::Config(_)))
 }
 
 /// The same over a connection that there is.
