@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, cluster,
+    bench, cluster, events,
     guard::Guard,
     health, init, mail, migrate,
     patience::patiently,
@@ -99,6 +99,9 @@ enum Command {
     /// The audit chain.
     #[command(subcommand)]
     Audit(Audit),
+    /// EVENTS and the table it must agree with.
+    #[command(subcommand)]
+    Events(events::Command),
     /// Measures durable commands per second on a stack of its own.
     Bench(bench::Options),
     /// A process of the bench's floor.
@@ -197,6 +200,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Gateway => return role::run(Role::Gateway, config, cli.guarded),
         Command::Worker => return role::run(Role::Worker, config, cli.guarded),
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
+        Command::Events(command) => return events::run(&config, command),
         Command::Bench(options) => return bench::run(config, options),
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate { passwords, wait } => migrate(&config, passwords.as_deref(), Duration::from_secs(wait))?,

@@ -11,4 +11,5 @@ mod harness;
 mod harness_itself;
 mod migrations;
 mod pipeline;
+mod recovery;
 mod up;

@@ -108,7 +108,9 @@ impl Looking<'_> {
         let mut from = from;
         for _ in 0..STRANGERS {
             let Some(message) = get(&self.events, filter, from).await? else { return Ok(None) };
-            let sequence = message.headers.get(header::SEQUENCE).and_then(|sequence| sequence.as_str().parse().ok());
+            // What a repair published stands behind its successors, where bisection does not look for it.
+            let in_order = message.headers.get(header::LATE).is_none();
+            let sequence = message.headers.get(header::SEQUENCE).filter(|_| in_order).and_then(|sequence| sequence.as_str().parse().ok());
             match sequence {
                 Some(sequence) => return Ok(Some((message, sequence))),
                 None => from = message.sequence + 1,

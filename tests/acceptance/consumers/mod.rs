@@ -7,7 +7,7 @@ mod delivery_log;
 mod expiry;
 mod fanning_out;
 mod guests;
-mod in_order;
+pub(crate) mod in_order;
 mod mail_server;
 mod mailing;
 mod outages;
@@ -69,12 +69,12 @@ pub(crate) async fn tenant(stack: &Stack) -> Tenant {
 }
 
 /// Invites an address; the invitation's id.
-async fn invite(stack: &Stack, tenant: &Tenant, email: &str) -> String {
+pub(crate) async fn invite(stack: &Stack, tenant: &Tenant, email: &str) -> String {
     let body = json!({ "email": email, "role": "member" });
     stack.post(&tenant.path("/invitations"), &stack.operator_token(), &body).await.expect(201).text_at("/aggregateId")
 }
 
-async fn rename(stack: &Stack, tenant: &Tenant, name: &str) {
+pub(crate) async fn rename(stack: &Stack, tenant: &Tenant, name: &str) {
     stack.call(Method::PATCH, &tenant.path(""), &stack.operator_token(), &[], &json!({ "name": name })).await.expect(200);
 }
 
@@ -86,12 +86,12 @@ async fn events_of(stack: &Stack, invitation: &str, event_type: &str) -> i64 {
 }
 
 /// A number from the database.
-async fn count(stack: &Stack, sql: &str) -> i64 {
+pub(crate) async fn count(stack: &Stack, sql: &str) -> i64 {
     stack.db().await.query_one(sql, &[]).await.unwrap().get(0)
 }
 
 /// Waits until the audit has a row for every event.
-async fn audited(stack: &Stack) {
+pub(crate) async fn audited(stack: &Stack) {
     wait_until("an audit row for every event", async || {
         count(stack, "SELECT (SELECT count(*) FROM events) - (SELECT count(*) FROM audit_log)").await == 0
     })
@@ -99,7 +99,7 @@ async fn audited(stack: &Stack) {
 }
 
 /// Waits until everything written is published, and a consumer has acknowledged what of it is for it.
-async fn followed(stack: &Stack, consumer: Consumer) {
+pub(crate) async fn followed(stack: &Stack, consumer: Consumer) {
     let stream = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap();
     wait_until(&format!("{} has followed", consumer.name()), async || {
         let published = count(stack, "SELECT count(*) FROM partitions WHERE mark_sequence < sequence").await == 0;

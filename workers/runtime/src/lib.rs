@@ -8,6 +8,7 @@ pub mod health;
 pub mod metrics;
 pub mod nats;
 pub mod planted;
+pub mod repair;
 pub mod store;
 pub mod streams;
 pub mod worker;

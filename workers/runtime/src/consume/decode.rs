@@ -33,6 +33,11 @@ impl Event {
         self.header(header::TRACEPARENT)
     }
 
+    /// Whether a repair published it, behind its successors.
+    pub(crate) fn is_late(&self) -> bool {
+        self.header(header::LATE).is_some()
+    }
+
     /// Names its aggregate within the whole platform: order is kept among the events of one.
     pub(crate) fn aggregate_key(&self) -> String {
         format!("{}/{}/{}", self.envelope.tenant_id, self.envelope.aggregate, self.envelope.aggregate_id)
@@ -40,7 +45,7 @@ impl Event {
 }
 
 /// Why a message is no event.
-#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(crate) enum DecodeError {
     #[error("the body is no event: {0}")]
     Undecodable(String),

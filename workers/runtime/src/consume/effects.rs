@@ -1,21 +1,28 @@
 //! One transaction of a consumer that asks for order: effects, queues, marks and the position.
 
-use std::{collections::HashSet, time::Duration};
+use std::{
+    collections::{HashMap, HashSet},
+    time::Duration,
+};
 
 use deadpool_postgres::Transaction;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
+use subjects::TenantId;
 use tokio::time::timeout;
 use tracing::Instrument as _;
 
 use super::{
-    Event,
+    Event, feed,
     lease::{self, Position},
     marks::Marks,
     ordered::{Item, Owned},
     parked::{self, Waiting},
     trace,
 };
-use crate::{Failure, failpoint, store::describe};
+use crate::{
+    Failure, failpoint,
+    store::{commit::EventRow, describe},
+};
 
 /// A call that takes longer has failed.
 const CALL_LIMIT: Duration = Duration::from_secs(60);
@@ -49,6 +56,14 @@ where
         let mut client = self.pool.get().await.map_err(|error| Trouble::Database(error.to_string()))?;
         let transaction = client.transaction().await?;
         let mut marks = Marks::read(&transaction, name, items.iter().filter_map(|item| item.event.as_ref().ok())).await?;
+        let passed = marks.passed_over(&transaction, self.durable.filters, items.iter().filter_map(|item| item.event.as_ref().ok())).await?;
+        let filled;
+        let items = if passed.is_empty() {
+            items
+        } else {
+            filled = self.fill(items, passed);
+            &filled
+        };
         let mut newly_parked = HashSet::new();
         let mut ready: Vec<(String, Vec<&Event>)> = Vec::new();
         for item in items {
@@ -59,7 +74,7 @@ where
                     continue;
                 }
             };
-            if !marks.is_news(&transaction, name, event).await? {
+            if !marks.is_news(event) {
                 continue;
             }
             let key = event.aggregate_key();
@@ -102,6 +117,28 @@ where
         self.parked.extend(newly_parked);
         self.metrics.parked.set(i64::try_from(self.parked.len()).unwrap_or(i64::MAX));
         Ok(())
+    }
+
+    /// Puts what the stream lacks before the events that follow it.
+    fn fill(&self, items: &[Item], mut passed: HashMap<(TenantId, u64), Vec<EventRow>>) -> Vec<Item> {
+        let mut filled = Vec::with_capacity(items.len());
+        let mut position = self.position.sequence;
+        for item in items {
+            let lacking = item.event.as_ref().ok().and_then(|event| passed.remove(&(event.envelope.tenant_id, event.envelope.sequence)));
+            for row in lacking.into_iter().flatten() {
+                self.metrics.gaps.inc();
+                tracing::error!(
+                    consumer.name = self.durable.name,
+                    tenant.id = %row.tenant,
+                    event.id = %row.id,
+                    "an event is missing in the stream and was read from the table: `chancery events reconcile` mends the stream"
+                );
+                filled.push(feed::Row::from(row).item(position));
+            }
+            position = item.sequence;
+            filled.push(item.clone());
+        }
+        filled
     }
 
     /// Calls the handler for the events of each aggregate in order, for several aggregates at a time. The first failure ends it: the

@@ -1,6 +1,8 @@
 //! Events from the table, for a consumer that is older than the stream's first message: what the stream has forgotten, or never had
 //! because it was created anew. The table has every event there ever was, partition by partition in order.
 
+use std::collections::HashMap;
+
 use bytes::Bytes;
 use deadpool_postgres::{Pool, Transaction};
 use time::OffsetDateTime;
@@ -32,7 +34,13 @@ pub(crate) struct Row {
 }
 
 impl Row {
-    fn from(row: EventRow) -> Self {
+    /// As something to be handled, with the position once it is.
+    pub(super) fn item(self, sequence: u64) -> Item {
+        let Self { place, subject, headers, payload, event, .. } = self;
+        Item { sequence, place, subject, headers, payload, event }
+    }
+
+    pub(super) fn from(row: EventRow) -> Self {
         let subject = subjects::event(row.tenant, &row.event_type);
         let headers = event_headers(&row);
         let event = decode::envelope(&subject, row.body.as_bytes()).map(|envelope| Event {
@@ -77,6 +85,23 @@ pub(crate) async fn partitions(pool: &Pool) -> Result<Vec<u16>, String> {
     Ok(rows.iter().filter_map(|row| u16::try_from(row.get::<_, i32>(0)).ok()).collect())
 }
 
+/// Notes that a consumer begins behind everything the table has now.
+pub(crate) async fn begin(pool: &Pool, consumer: &str) -> Result<(), String> {
+    let client = pool.get().await.map_err(|error| error.to_string())?;
+    let insert = "INSERT INTO consumer_begins (consumer, partition, partition_sequence)
+         SELECT $1, p, coalesce(e.last, 0) FROM generate_series(0, 1023) p
+         LEFT JOIN LATERAL (SELECT max(partition_sequence) AS last FROM events WHERE partition = p) e ON true ON CONFLICT DO NOTHING";
+    client.execute(insert, &[&consumer]).await.map(|_| ()).map_err(|error| describe(&error))
+}
+
+/// Where a consumer has begun, by partition; nothing for one that takes all there ever was.
+async fn begins(pool: &Pool, consumer: &str) -> Result<HashMap<u16, u64>, String> {
+    let client = pool.get().await.map_err(|error| error.to_string())?;
+    let select = "SELECT partition, partition_sequence FROM consumer_begins WHERE consumer = $1";
+    let rows = client.query(select, &[&consumer]).await.map_err(|error| describe(&error))?;
+    Ok(rows.iter().map(|row| (row.get::<_, i16>(0) as u16, row.get::<_, i64>(1) as u64)).collect())
+}
+
 /// The next events of a partition that a consumer wants, and the place up to which they were looked at; none at the partition's end.
 pub(crate) async fn page(pool: &Pool, filters: &[&str], partition: u16, after: u64) -> Result<Option<(Vec<Row>, u64)>, String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
@@ -104,15 +129,12 @@ where
     pub(super) async fn feed(&mut self) -> Result<Fed, String> {
         tracing::warn!(consumer.name = self.durable.name, "reading from the table what the stream does not have");
         let start = self.position.sequence;
+        let begins = begins(&self.pool, self.durable.name).await?;
         for partition in partitions(&self.pool).await? {
-            let mut after = 0;
+            let mut after = begins.get(&partition).copied().unwrap_or_default();
             while let Some((rows, last)) = page(&self.pool, self.durable.filters, partition, after).await? {
                 after = last;
-                let item = |row: Row| {
-                    let Row { place, subject, headers, payload, event, .. } = row;
-                    Item { sequence: start, place, subject, headers, payload, event }
-                };
-                let items: Vec<Item> = rows.into_iter().map(item).collect();
+                let items: Vec<Item> = rows.into_iter().map(|row| row.item(start)).collect();
                 for batch in items.chunks(self.durable.batch) {
                     if self.stop.is_cancelled() {
                         return Ok(Fed::Stopped);

@@ -48,14 +48,15 @@ impl Watch {
         self.missing.clear();
     }
 
-    /// Follows one delivery.
-    pub(crate) fn see(&mut self, consumer_sequence: u64, delivered: u32, tenant: TenantId, sequence: u64, now: Instant) {
+    /// Follows one delivery. `again` is one that may come behind its successors: a redelivery, or an event that a repair published late. It
+    /// fills a hole and tells nothing about what is to follow.
+    pub(crate) fn see(&mut self, consumer_sequence: u64, again: bool, tenant: TenantId, sequence: u64, now: Instant) {
         if consumer_sequence != self.consumer_sequence + 1 {
             self.restart();
         }
         self.consumer_sequence = consumer_sequence;
         self.missing.remove(&(tenant, sequence));
-        if delivered > 1 {
+        if again {
             return;
         }
         if self.last.len() >= TENANTS && !self.last.contains_key(&tenant) {
@@ -99,7 +100,7 @@ mod tests {
     fn a_hole_that_does_not_heal_is_told_once() {
         let (mut watch, start) = (Watch::new(Duration::from_secs(60)), Instant::now());
         for (place, sequence) in [(1, 5), (2, 6), (3, 9)] {
-            watch.see(place, 1, tenant(1), sequence, start);
+            watch.see(place, false, tenant(1), sequence, start);
         }
         assert_eq!(watch.overdue(start + Duration::from_secs(59)), []);
         assert_eq!(watch.overdue(start + Duration::from_secs(60)), [Gap { tenant: tenant(1), from: 7, to: 8 }]);
@@ -110,26 +111,39 @@ mod tests {
     fn a_late_event_heals_it() {
         let (mut watch, start) = (Watch::new(Duration::from_secs(60)), Instant::now());
         for (place, sequence) in [(1, 5), (2, 7), (3, 6)] {
-            watch.see(place, 1, tenant(1), sequence, start);
+            watch.see(place, false, tenant(1), sequence, start);
         }
+        assert_eq!(watch.overdue(start + Duration::from_secs(61)), []);
+    }
+
+    #[test]
+    fn an_event_that_a_repair_published_late_is_no_place_to_count_from() {
+        let (mut watch, start) = (Watch::new(Duration::from_secs(60)), Instant::now());
+        // The first that is seen of the tenant is from long ago.
+        watch.see(1, true, tenant(1), 5, start);
+        watch.see(2, false, tenant(1), 7_000, start);
+        watch.see(3, false, tenant(1), 7_002, start);
+        watch.see(4, true, tenant(1), 6, start);
+        watch.see(5, true, tenant(1), 7_001, start);
+        watch.see(6, false, tenant(1), 7_003, start);
         assert_eq!(watch.overdue(start + Duration::from_secs(61)), []);
     }
 
     #[test]
     fn what_another_replica_took_is_no_hole() {
         let (mut watch, start) = (Watch::new(Duration::from_secs(60)), Instant::now());
-        watch.see(1, 1, tenant(1), 5, start);
-        watch.see(3, 1, tenant(1), 7, start);
+        watch.see(1, false, tenant(1), 5, start);
+        watch.see(3, false, tenant(1), 7, start);
         assert_eq!(watch.overdue(start + Duration::from_secs(61)), []);
     }
 
     #[test]
     fn a_redelivery_and_another_tenant_are_no_hole() {
         let (mut watch, start) = (Watch::new(Duration::from_secs(60)), Instant::now());
-        watch.see(1, 1, tenant(1), 5, start);
-        watch.see(2, 1, tenant(2), 40, start);
-        watch.see(3, 2, tenant(1), 5, start);
-        watch.see(4, 1, tenant(1), 6, start);
+        watch.see(1, false, tenant(1), 5, start);
+        watch.see(2, false, tenant(2), 40, start);
+        watch.see(3, true, tenant(1), 5, start);
+        watch.see(4, false, tenant(1), 6, start);
         assert_eq!(watch.overdue(start + Duration::from_secs(61)), []);
     }
 }

@@ -4,11 +4,12 @@
 use std::collections::{HashMap, HashSet};
 
 use deadpool_postgres::Transaction;
-use subjects::{TenantId, header};
+use subjects::TenantId;
 use tokio_postgres::Error;
 use uuid::Uuid;
 
 use super::Event;
+use crate::store::{commit::EventRow, repair::events_at};
 
 /// The marks of the tenants of one batch, as they are read and as they rise.
 #[derive(Debug, Default)]
@@ -34,31 +35,93 @@ impl Marks {
                  CROSS JOIN LATERAL (SELECT sequence FROM consumer_marks WHERE consumer = $1 AND tenant_id = t.id OFFSET 0) m",
             )
             .await?;
-        let rows = transaction.query(&statement, &[&consumer, &tenants]).await?;
+        let mut rows = transaction.query(&statement, &[&consumer, &tenants]).await?;
+        if rows.len() < tenants.len() {
+            // Of a tenant without a mark everything is news, unless the consumer begins with what is new.
+            let known: HashSet<Uuid> = rows.iter().map(|row| row.get(0)).collect();
+            let unknown: Vec<Uuid> = tenants.into_iter().filter(|tenant| !known.contains(tenant)).collect();
+            let statement = transaction
+                .prepare_cached(
+                    "SELECT t.id, e.sequence FROM unnest($2::uuid[]) t (id)
+                     CROSS JOIN LATERAL (SELECT e.sequence FROM events e
+                                         JOIN consumer_begins b ON b.consumer = $1 AND b.partition = e.partition AND e.partition_sequence <= b.partition_sequence
+                                         WHERE e.tenant_id = t.id ORDER BY e.sequence DESC LIMIT 1) e",
+                )
+                .await?;
+            rows.extend(transaction.query(&statement, &[&consumer, &unknown]).await?);
+        }
         let marks = rows.iter().map(|row| (TenantId::new(row.get(0)), u64::try_from(row.get::<_, i64>(1)).unwrap_or_default())).collect();
         Ok(Self { marks, risen: HashSet::new() })
     }
 
-    /// Whether an event is news; from then on it is not.
+    /// Whether an event is news; from then on it is not. What a repair published below the mark is none: what the stream lacked was read from
+    /// the table when the hole was met.
+    pub(crate) fn is_news(&mut self, event: &Event) -> bool {
+        let envelope = &event.envelope;
+        let mark = self.marks.entry(envelope.tenant_id).or_default();
+        if envelope.sequence <= *mark {
+            return false;
+        }
+        *mark = envelope.sequence;
+        self.risen.insert(envelope.tenant_id);
+        true
+    }
+
+    /// What the table has between the marks and the events, of the given subjects: before each event those that its tenant's history has
+    /// there. To a consumer that takes everything they are holes in the stream; to others mostly what they do not want.
     ///
     /// # Errors
     /// Those of the database.
-    pub(crate) async fn is_news(&mut self, transaction: &Transaction<'_>, consumer: &str, event: &Event) -> Result<bool, Error> {
-        let envelope = &event.envelope;
-        let mark = self.marks.entry(envelope.tenant_id).or_default();
-        if envelope.sequence > *mark {
-            *mark = envelope.sequence;
-            self.risen.insert(envelope.tenant_id);
-            return Ok(true);
+    pub(crate) async fn passed_over<'a>(
+        &self,
+        transaction: &Transaction<'_>,
+        filters: &[&str],
+        events: impl Iterator<Item = &'a Event>,
+    ) -> Result<HashMap<(TenantId, u64), Vec<EventRow>>, Error> {
+        let mut marks = self.marks.clone();
+        let (mut tenants, mut after, mut before) = (Vec::new(), Vec::new(), Vec::new());
+        for event in events {
+            let (tenant, sequence) = (event.envelope.tenant_id, event.envelope.sequence);
+            let mark = marks.entry(tenant).or_default();
+            if sequence > *mark + 1 {
+                tenants.push(tenant.uuid());
+                after.push(i64::try_from(*mark).unwrap_or(i64::MAX));
+                before.push(i64::try_from(sequence).unwrap_or(i64::MAX));
+            }
+            *mark = sequence.max(*mark);
         }
-        if event.header(header::LATE).is_none() {
-            return Ok(false);
+        let mut passed: HashMap<(TenantId, u64), Vec<EventRow>> = HashMap::new();
+        if tenants.is_empty() {
+            return Ok(passed);
         }
-        // Repaired: it was missing where it belonged. Its id tells whether it has come before.
+        // Without their bodies, as most are not wanted.
         let statement = transaction
-            .prepare_cached("INSERT INTO consumer_late (consumer, event_id, tenant_id) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING")
+            .prepare_cached(
+                "SELECT u.tenant, u.before, e.partition, e.partition_sequence, e.type
+                 FROM unnest($1::uuid[], $2::bigint[], $3::bigint[]) WITH ORDINALITY u (tenant, after, before, ord)
+                 CROSS JOIN LATERAL (SELECT partition, partition_sequence, type, sequence FROM events
+                                     WHERE tenant_id = u.tenant AND sequence > u.after AND sequence < u.before OFFSET 0) e
+                 ORDER BY u.ord, e.sequence",
+            )
             .await?;
-        Ok(transaction.execute(&statement, &[&consumer, &envelope.id.uuid(), &envelope.tenant_id.uuid()]).await? == 1)
+        let (mut wanted, mut behind) = (Vec::new(), HashMap::new());
+        for row in transaction.query(&statement, &[&tenants, &after, &before]).await? {
+            let tenant = TenantId::new(row.get(0));
+            let subject = subjects::event(tenant, row.get(4));
+            if filters.iter().any(|filter| subjects::matches(filter, &subject)) {
+                let place = (row.get::<_, i16>(2) as u16, row.get::<_, i64>(3) as u64);
+                wanted.push(place);
+                behind.insert(place, (tenant, row.get::<_, i64>(1) as u64));
+            }
+        }
+        if !wanted.is_empty() {
+            for row in events_at(transaction.client(), &wanted).await? {
+                if let Some(place) = behind.get(&(row.partition, row.partition_sequence)) {
+                    passed.entry(*place).or_default().push(row);
+                }
+            }
+        }
+        Ok(passed)
     }
 
     /// Writes down what rose.

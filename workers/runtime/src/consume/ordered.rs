@@ -96,6 +96,7 @@ enum End {
 }
 
 /// A message on its way through.
+#[derive(Clone)]
 pub(super) struct Item {
     /// The position once it is dealt with.
     pub(super) sequence: u64,
@@ -191,6 +192,10 @@ where
         let is_new = self.position.incarnation.is_empty();
         if is_new {
             self.position.sequence = if self.durable.start == Start::New { state.last_sequence } else { 0 };
+            if self.durable.start == Start::New && self.durable.stream == subjects::stream::EVENTS {
+                // After the stream was looked at: whatever is decided from here on is behind that place, too.
+                feed::begin(&self.pool, self.durable.name).await?;
+            }
         }
         let other_life = !is_new && (self.position.incarnation != incarnation || self.position.sequence > state.last_sequence);
         if other_life {
@@ -298,7 +303,7 @@ where
             headers: headers.clone(),
         });
         if let (Some(watch), Ok(event)) = (&mut self.watch, &event) {
-            watch.see(place, 1, event.envelope.tenant_id, event.envelope.sequence, Instant::now());
+            watch.see(place, event.is_late(), event.envelope.tenant_id, event.envelope.sequence, Instant::now());
             for gap in watch.overdue(Instant::now()) {
                 self.metrics.gaps.inc();
                 tracing::error!(consumer.name = self.durable.name, tenant.id = %gap.tenant, from = gap.from, to = gap.to, "events are missing in the stream");

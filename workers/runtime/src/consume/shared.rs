@@ -265,10 +265,12 @@ where
         let decoded = decode::envelope(&message.subject, &message.payload);
         let error = match decoded {
             Ok(envelope) => {
+                let event = Event { envelope, stream_sequence, delivered, consumer_sequence, headers };
                 if let Some(watch) = &mut self.watch {
-                    watch.see(consumer_sequence, delivered, envelope.tenant_id, envelope.sequence, Instant::now());
+                    let (tenant, sequence) = (event.envelope.tenant_id, event.envelope.sequence);
+                    watch.see(consumer_sequence, delivered > 1 || event.is_late(), tenant, sequence, Instant::now());
                 }
-                return Some((Event { envelope, stream_sequence, delivered, consumer_sequence, headers }, message.payload, open));
+                return Some((event, message.payload, open));
             }
             Err(error) => error,
         };

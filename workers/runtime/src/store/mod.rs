@@ -6,6 +6,7 @@ pub mod janitor;
 pub mod lease;
 pub mod load;
 pub mod outbox;
+pub mod repair;
 mod rows;
 pub mod schedule;
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 
 use subjects::{Kind, TenantId};
-use tokio_postgres::{Client, Error};
+use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
 use super::{commit::EventRow, lease::Mark};
@@ -60,21 +60,23 @@ pub async fn unpublished(client: &Client, partition: u16, after: u64, limit: i64
             &[&(partition as i16), &(after as i64), &limit],
         )
         .await?;
-    Ok(rows
-        .iter()
-        .map(|row| EventRow {
-            partition,
-            partition_sequence: row.get::<_, i64>(0) as u64,
-            tenant: TenantId::new(row.get(1)),
-            sequence: row.get::<_, i64>(2) as u64,
-            id: row.get(3),
-            event_type: row.get(4),
-            kind: row.get::<_, &str>(5).parse::<Kind>().map_or("unknown", Kind::name),
-            aggregate_id: row.get(6),
-            command: row.get(7),
-            occurred_at: row.get(8),
-            meta: row.get(9),
-            body: row.get(10),
-        })
-        .collect())
+    Ok(rows.iter().map(|row| event_row(partition, row)).collect())
+}
+
+/// A row of `events` whose columns from the first on are those that [`unpublished`] selects.
+pub(super) fn event_row(partition: u16, row: &Row) -> EventRow {
+    EventRow {
+        partition,
+        partition_sequence: row.get::<_, i64>(0) as u64,
+        tenant: TenantId::new(row.get(1)),
+        sequence: row.get::<_, i64>(2) as u64,
+        id: row.get(3),
+        event_type: row.get(4),
+        kind: row.get::<_, &str>(5).parse::<Kind>().map_or("unknown", Kind::name),
+        aggregate_id: row.get(6),
+        command: row.get(7),
+        occurred_at: row.get(8),
+        meta: row.get(9),
+        body: row.get(10),
+    }
 }
