@@ -270,7 +270,7 @@ pub fn digest<'a>(subject: &str, headers: impl Fn(&'static str) -> Option<&'a st
     // Against damage, not against malice: who may write to both sides has other ways.
     let mut hasher = std::hash::DefaultHasher::new();
     subject.hash(&mut hasher);
-    NAMES.map(|name| headers(name)).hash(&mut hasher);
+    NAMES.map(headers).hash(&mut hasher);
     body.hash(&mut hasher);
     hasher.finish()
 }
