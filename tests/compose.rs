@@ -1,7 +1,7 @@
 //! The compose files: each process runs as itself and reads its own credentials, nothing is published but on loopback, and what can be set
 //! is documented. Whether the cluster works is shown by `chancery cluster check`, where a Docker engine answers.
 
-#![expect(clippy::unwrap_used, clippy::expect_used, reason = "a test that meets the unexpected must fail at once")]
+#![expect(clippy::unwrap_used, reason = "a test that meets the unexpected must fail at once")]
 
 use std::{
     collections::{BTreeMap, BTreeSet},
