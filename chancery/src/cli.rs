@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, cluster, events,
+    bench, chaos, cluster, events,
     guard::Guard,
     health, init, mail, migrate,
     patience::patiently,
@@ -104,6 +104,8 @@ enum Command {
     Events(events::Command),
     /// Measures durable commands per second on a stack of its own.
     Bench(bench::Options),
+    /// Does faults to a cluster under load and says whether anything was lost, happened twice, or was out of order.
+    Chaos(chaos::Options),
     /// A process of the bench's floor.
     #[command(hide = true)]
     Floor {
@@ -202,6 +204,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
         Command::Events(command) => return events::run(&config, command),
         Command::Bench(options) => return bench::run(config, options),
+        Command::Chaos(options) => return chaos::run(config, &options),
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate { passwords, wait } => migrate(&config, passwords.as_deref(), Duration::from_secs(wait))?,
         Command::Provision { wait } => {

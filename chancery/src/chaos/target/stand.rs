@@ -22,7 +22,9 @@ use super::{
 };
 use crate::{
     chaos::{plan::Shape, reach, target::Doors},
-    migrate, provision,
+    migrate,
+    privilege::nats::User,
+    provision,
     role::{Consumer, Role},
     servers::{
         cluster::Cluster,
@@ -114,8 +116,8 @@ impl Stand {
         postgres.create_database(DATABASE)?;
         migrate::run(&postgres.url(DATABASE), Some(&keys.roles))?;
         let mut provisioning = config.clone();
-        (provisioning.nats_url, provisioning.replicas) = (Secret::new(cluster.url()), shape.nodes.len());
-        provision::run(&provisioning).context("creating the streams")?;
+        (provisioning.nats_url, provisioning.replicas) = (Secret::new(cluster.url_as(User::Provisioner)), shape.nodes.len());
+        provision::run(&provisioning).context("creating streams and durables")?;
 
         let members = runtime.block_on(members(&exe, &files, &keys, &cluster, &postgres, shape, &mut links))?;
         let gateways = members.iter().filter(|member| member.role == Role::Gateway).map(|member| (member.name.clone(), member.address)).collect();
@@ -214,7 +216,7 @@ async fn members(
         let mut urls = Vec::new();
         for (node, node_name) in cluster.nodes().iter().zip(&shape.nodes) {
             let proxy = links.add(name, node_name, SocketAddr::from(([127, 0, 0, 1], node.port()))).await?;
-            urls.push(through(&node.url(), node.port(), proxy));
+            urls.push(through(&node.url_as(User::of(role)), node.port(), proxy));
         }
         let proxy = links.add(name, "postgres", SocketAddr::from(([127, 0, 0, 1], postgres.port()))).await?;
         let database = through(&postgres.url_as(role.database_role(), &keys.roles, DATABASE), postgres.port(), proxy);
@@ -269,9 +271,16 @@ fn environment(
 }
 
 fn doors(cluster: &Cluster, shape: &Shape, gateways: BTreeMap<String, SocketAddr>) -> Doors {
-    let access = Access::at(&cluster.url());
+    let access = |user| Access::at(&cluster.url_as(user));
     let monitors = shape.nodes.iter().cloned().zip(cluster.nodes().iter().map(nats::Nats::monitor)).collect();
-    Doors { operator: access.clone(), worker: access.clone(), gateway: access, system: None, monitors, gateways }
+    Doors {
+        operator: access(User::Operator),
+        worker: access(User::Worker),
+        gateway: access(User::Gateway),
+        system: Some(access(User::System)),
+        monitors,
+        gateways,
+    }
 }
 
 fn reach(cluster: &Cluster, postgres: &postgres::Postgres, files: &Files, keys: &Keys, shape: &Shape) -> anyhow::Result<reach::Reach> {

@@ -1,0 +1,210 @@
+//! A run from its seed to its verdict.
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, bail};
+use runtime::{Config, Stop};
+use tokio::signal::unix::{SignalKind, signal};
+
+use super::{
+    On, Options,
+    check::{self, Verdict},
+    collect::{self, Watch},
+    execute::{Probes, Went, execute},
+    history::History,
+    kind::Kind,
+    load::{Load, LoadOptions},
+    plan::{self, Pace, Plan, SCENARIOS, Shape},
+    probe::Prober,
+    target::{Target, processes::Processes},
+};
+
+/// Load without faults before them: what it does then is what it must do again afterwards.
+const QUIET: Duration = Duration::from_secs(12);
+/// Load without faults after them.
+const HEAL: Duration = Duration::from_secs(32);
+/// How long everything may take to arrive everywhere when the load has ended.
+const DRAIN_LIMIT: Duration = Duration::from_secs(120);
+
+/// Runs and reports. Exit code 0: nothing was found, everything healed; 1 otherwise.
+///
+/// # Errors
+/// The cluster does not start, or what became of it cannot be read.
+pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
+    let seed = options.seed.unwrap_or_else(rand::random);
+    let plan = make_plan(options, seed)?;
+    if options.list {
+        list(plan.as_ref());
+        return Ok(ExitCode::SUCCESS);
+    }
+    let plan = plan.context("say --quick, --minutes N or --scenario NAME (--list shows them)")?;
+    let begin = Instant::now();
+    let out = out(&config, options, seed)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
+    let stop = Stop::new();
+    runtime.block_on(async { watch_signals(&stop) })?;
+    eprintln!("seed {seed}: {} faults in {:.0} s; {}", plan.steps.len(), plan.length.as_secs_f64(), out.display());
+    for kind in Kind::ALL {
+        if let Err(why) = Processes::possible(*kind) {
+            eprintln!("skipped: {kind}: {why}");
+        }
+    }
+    fs::write(out.join("plan.txt"), plan.steps.iter().map(|step| format!("{step}\n")).collect::<String>())?;
+
+    let On::Processes = options.target;
+    let target = Arc::new(Processes::start(&runtime, &config, &plan, &stop)?);
+    eprintln!("the cluster is ready after {:.0} s", begin.elapsed().as_secs_f64());
+    let result = runtime.block_on(drive(&target, &plan, options, &out, &stop));
+    let bad = !matches!(&result, Ok(Some((verdict, _))) if verdict.acquits());
+    if bad {
+        keep_logs(&target.logs(), &out.join("logs"));
+    }
+    runtime.shutdown_timeout(Duration::from_secs(5));
+    drop(target);
+    let Some((verdict, went)) = result? else { bail!("stopped") };
+    report(&verdict, &went, &plan, &out, options.json, begin.elapsed())?;
+    Ok(if verdict.acquits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// None when the command line asks for no plan.
+fn make_plan(options: &Options, seed: u64) -> anyhow::Result<Option<Plan>> {
+    let shape = Shape::default();
+    if let Some(name) = &options.scenario {
+        let known: Vec<&str> = SCENARIOS.iter().map(|scenario| scenario.name).collect();
+        let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
+        let scenario = scenario.with_context(|| format!("there is no scenario {name}; there are {}", known.join(", ")))?;
+        let mut plan = plan::scripted(scenario, seed, &shape);
+        plan.steps.retain(|step| Processes::possible(step.kind).is_ok());
+        return Ok(Some(plan));
+    }
+    if let Some(unknown) = options.only.iter().find(|only| !Kind::ALL.iter().any(|kind| kind.name() == only.as_str())) {
+        bail!("there is no kind {unknown} (--list shows them)");
+    }
+    let wanted = |kind: Kind| options.only.is_empty() || options.only.iter().any(|only| only == kind.name());
+    let able = |kind: Kind| wanted(kind) && Processes::possible(kind).is_ok();
+    Ok(match (options.quick, options.minutes) {
+        // Disks are small and their size cannot be had without root: a quick run is the same for everybody.
+        (true, _) => Some(plan::random(seed, Pace::Quick, &shape, &|kind| able(kind) && !kind.needs_root())),
+        (false, Some(minutes)) => Some(plan::random(seed, Pace::Minutes(minutes), &shape, &able)),
+        (false, None) => None,
+    })
+}
+
+fn list(plan: Option<&Plan>) {
+    match plan {
+        Some(plan) => {
+            println!("seed {}, {:.0} s", plan.seed, plan.length.as_secs_f64());
+            plan.steps.iter().for_each(|step| println!("{step}"));
+        }
+        None => {
+            Kind::ALL.iter().for_each(|kind| println!("{:<26}{}", kind.name(), Processes::possible(*kind).err().unwrap_or_default()));
+            SCENARIOS.iter().for_each(|scenario| println!("--scenario {:<15}{}", scenario.name, scenario.about));
+        }
+    }
+}
+
+fn out(config: &Config, options: &Options, seed: u64) -> anyhow::Result<PathBuf> {
+    let wanted = options.out.clone().unwrap_or_else(|| config.data.join("chaos").join(seed.to_string()));
+    fs::create_dir_all(&wanted).with_context(|| format!("making {}", wanted.display()))?;
+    Ok(wanted.canonicalize()?)
+}
+
+/// Load, faults, quiet, facts, verdict. None when it was stopped.
+async fn drive<T: Target>(target: &Arc<T>, plan: &Plan, options: &Options, out: &Path, stop: &Stop) -> anyhow::Result<Option<(Verdict, Vec<Went>)>> {
+    let history = History::to_file(&out.join("history.jsonl"))?;
+    let reach = target.reach();
+    let prober = Prober::start(reach, target.doors()).await?;
+    let probes = Arc::new(Probes { prober, target: target.clone() });
+    let watch = Watch::start(reach, &history);
+    let load = LoadOptions { rate_per_second: options.rate, seed: plan.seed, ..LoadOptions::default() };
+    let load = Load::start(reach, &history, load).await?;
+    let rest = async |phase: &str, length: Duration| {
+        history.phase(phase);
+        tokio::select! {
+            () = tokio::time::sleep(length) => false,
+            () = stop.cancelled() => true,
+        }
+    };
+    if rest("quiet", QUIET).await {
+        return Ok(None);
+    }
+    history.phase("chaos");
+    let went = execute(target, &probes, plan, &history, stop).await;
+    if stop.is_cancelled() || rest("heal", HEAL).await {
+        return Ok(None);
+    }
+    history.phase("drain");
+    let draining = async {
+        load.stop().await?;
+        eprintln!("the load has ended; collecting what is the case");
+        let resources = watch.end().await?;
+        collect::collect(reach, &history, resources, DRAIN_LIMIT).await
+    };
+    let facts = tokio::select! {
+        facts = draining => facts?,
+        () = stop.cancelled() => return Ok(None),
+    };
+    history.flush()?;
+    fs::write(out.join("facts.json"), serde_json::to_vec(&facts)?)?;
+    Ok(Some((check::verdict(&history.records(), &facts, plan.seed, history.is_full()), went)))
+}
+
+fn report(verdict: &Verdict, went: &[Went], plan: &Plan, out: &Path, json: bool, took: Duration) -> anyhow::Result<()> {
+    fs::write(out.join("report.json"), serde_json::to_vec_pretty(verdict)?)?;
+    if json {
+        println!("{}", serde_json::to_string(verdict)?);
+        return Ok(());
+    }
+    println!("seed {}  {} faults  {:.0} s", verdict.seed, verdict.faults, took.as_secs_f64());
+    println!(
+        "accepted {}  lost {}  duplicate effects {}  disorder {}  unhealed {}",
+        verdict.accepted, verdict.lost, verdict.duplicate_effects, verdict.disorder, verdict.unhealed
+    );
+    for (kind, times) in &verdict.recovery {
+        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
+        println!(
+            "  {kind:<26} ×{:<3} median {:>6.1} s  longest {:>6.1} s",
+            times.len(),
+            middle as f64 / 1e3,
+            times.last().map_or(0.0, |last| *last as f64 / 1e3)
+        );
+    }
+    for one in went.iter().filter_map(|one| Some((one, one.trouble.as_ref()?))) {
+        println!("  fault {} ({}) did less than it should: {}", one.0.fault, plan.steps[one.0.fault].kind, one.1);
+    }
+    for finding in &verdict.findings {
+        println!("{} {:?} ×{}: {}", finding.checker, finding.breach, finding.count, finding.what);
+        finding.evidence.iter().take(5).for_each(|evidence| println!("    {evidence}"));
+    }
+    println!("{}", if verdict.acquits() { "nothing found" } else { "FOUND; see above" });
+    Ok(())
+}
+
+fn keep_logs(from: &Path, to: &Path) {
+    let _ = fs::create_dir_all(to);
+    for entry in fs::read_dir(from).into_iter().flatten().filter_map(Result::ok) {
+        let _ = fs::copy(entry.path(), to.join(entry.file_name()));
+    }
+}
+
+/// The first signal ends the run in order, a second one at once; the guards do the rest.
+fn watch_signals(stop: &Stop) -> std::io::Result<()> {
+    let (mut term, mut int, mut hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
+    let stop = stop.clone();
+    tokio::spawn(async move {
+        loop {
+            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = hup.recv() => {} }
+            if stop.is_cancelled() {
+                std::process::exit(130);
+            }
+            stop.cancel();
+        }
+    });
+    Ok(())
+}
