@@ -177,6 +177,16 @@ mod tests {
     }
 
     #[test]
+    fn two_messages_at_one_place_of_a_tenants_history_are_out_of_order() {
+        let forked = |run: &mut Run| {
+            let mut other = run.facts.stream.last().unwrap().clone();
+            (other.id, other.stream_sequence) = (Some(Uuid::from_u128(0xbad)), 1_000);
+            run.facts.stream.push(other);
+        };
+        assert!(found(forked).contains(&(Breach::Disorder, ORDER.to_owned())));
+    }
+
+    #[test]
     fn what_comes_late_and_says_so_is_no_disorder() {
         let late = |run: &mut Run| {
             let place = run.facts.stream.iter().position(|message| message.tenant == kit::tenant(1) && message.sequence == 2).unwrap();

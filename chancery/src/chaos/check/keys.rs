@@ -100,7 +100,7 @@ mod tests {
     use super::*;
     use crate::chaos::{
         check::kit::{self, How, Run},
-        history::Request,
+        history::{Answer, Effect, Request, What},
     };
 
     fn found(run: &Run) -> Vec<(Breach, String)> {
@@ -112,7 +112,7 @@ mod tests {
         let mut run = kit::good();
         let command = run.update(1, "cnry0000000001-first");
         let original = run.records.iter().rev().find_map(|record| match &record.what {
-            crate::chaos::history::What::Invoke { op, .. } => Some(*op),
+            What::Invoke { op, .. } => Some(*op),
             _ => None,
         });
         let before = run.facts.clone();
@@ -147,6 +147,20 @@ mod tests {
     }
 
     #[test]
+    fn two_final_answers_to_one_wish_that_differ_are_named() {
+        let mut run = kit::good();
+        let again = |same| What::Answer { op: OpId(1), answer: Answer { status: Some(200), same, ..Answer::default() } };
+        let first = run.records.iter().find_map(|record| match &record.what {
+            What::Answer { op: OpId(1), answer } => answer.same,
+            _ => None,
+        });
+        run.add(again(first));
+        assert_eq!(found(&run), []);
+        run.add(again(Some(1)));
+        assert_eq!(found(&run), [(Breach::Answer, CHANGED.to_owned())]);
+    }
+
+    #[test]
     fn events_without_an_outcome_are_named() {
         let mut run = kit::good();
         run.facts.commands.remove(0);
@@ -166,14 +180,14 @@ mod tests {
             .records
             .iter()
             .filter_map(|record| match &record.what {
-                crate::chaos::history::What::Answer { answer, .. } => answer.same,
+                What::Answer { answer, .. } => answer.same,
                 _ => None,
             })
             .collect();
         let (second, first) = (answers.pop(), answers.pop());
         for record in &mut run.records {
             let record = std::sync::Arc::make_mut(record);
-            if let crate::chaos::history::What::Answer { answer, .. } = &mut record.what
+            if let What::Answer { answer, .. } = &mut record.what
                 && answer.same == second
             {
                 answer.same = first;
@@ -187,9 +201,9 @@ mod tests {
         assert_eq!(found(&repeated(false, How::Refused(REUSED))), []);
         assert_eq!(found(&repeated(false, How::Succeeds)), [(Breach::Answer, OTHER_BODY.to_owned())]);
         let mut run = repeated(false, How::Refused(REUSED));
-        let effects = vec![crate::chaos::history::Effect { event_type: "user.profile_updated", value: "cnry0000000001-other".into() }];
+        let effects = vec![Effect { event_type: "user.profile_updated", value: "cnry0000000001-other".into() }];
         let op = run.invoke(Request { kind: "user.update_profile", client: 1, repeats: Some(OpId(1)), effects, ..Request::default() });
-        run.add(crate::chaos::history::What::End { op, end: End::Refused { code: REUSED.into() } });
+        run.add(What::End { op, end: End::Refused { code: REUSED.into() } });
         assert_eq!(found(&run), []);
         run.event(1, "user.profile_updated", 0x500, Some("cnry0000000001-other"));
         assert_eq!(found(&run), [(Breach::Duplicate, OTHER_EFFECT.to_owned())]);

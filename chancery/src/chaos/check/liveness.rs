@@ -173,6 +173,12 @@ mod tests {
     }
 
     #[test]
+    fn what_grew_once_and_stays_is_not_named() {
+        let once = |number: u64| if number < 12 { 50_000 } else { 900_000 };
+        assert_eq!(found(&[], &watched(|_| 20, once, |_| 1)), Vec::<String>::new());
+    }
+
+    #[test]
     fn lives_of_a_process_that_was_started_again_are_not_compared() {
         assert_eq!(found(&[], &watched(|number| 20 + number * 10, |_| 50_000, |number| number as u32 / 10)), Vec::<String>::new());
     }
