@@ -30,7 +30,7 @@ mod mails;
 mod order;
 mod recovery;
 mod registers;
-mod replicas;
+pub(super) mod replicas;
 mod tenants;
 
 use std::{collections::BTreeMap, sync::Arc};

@@ -32,7 +32,6 @@ impl<'a> Doors<'a> {
     async fn open(reach: &'a Reach) -> anyhow::Result<Self> {
         let (database, connection) = tokio_postgres::connect(reach.database_url.expose(), NoTls).await.context("connecting to the database")?;
         tokio::spawn(connection);
-        // The audit's rows and everybody's: a superuser is not bound by row level security.
         let client = connect::nats_with(&access(&reach.nats), "chaos").await.map_err(|error| anyhow::anyhow!("connecting to NATS: {error}"))?;
         Ok(Self { reach, database, jetstream: jetstream::new(client) })
     }
@@ -49,13 +48,12 @@ pub fn access(nats: &NatsReach) -> Access {
 /// The database or a stream cannot be read.
 pub async fn collect(reach: &Reach, history: &History, resources: Vec<ResourceRow>, limit: Duration) -> anyhow::Result<Facts> {
     let begin = Instant::now();
-    let doors = Doors::open(reach).await?;
-    let unquiet = quiet::wait(&doors, history, limit).await?;
+    let (doors, unquiet) = quiet::wait(reach, history, limit).await?;
     let quiet_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
     let mut facts = Facts { unquiet, quiet_ms, resources, ..Facts::default() };
     database::read(&doors, &mut facts).await?;
     let subjects = streams::read(&doors, &mut facts).await?;
-    facts.replicas = streams::replicas(&doors).await?;
+    facts.replicas = streams::settled_replicas(&doors).await?;
     traces::read(&doors, &subjects, &mut facts).await?;
     Ok(facts)
 }

@@ -182,6 +182,8 @@ pub struct ReplicaRow {
     pub last: u64,
     /// Holes between them.
     pub deleted: u64,
+    /// On how many nodes it must be.
+    pub wanted: u64,
 }
 
 /// What a process used at a moment.

@@ -19,8 +19,8 @@ use anyhow::Context as _;
 pub use record::{Answer, Effect, End, EventName, FaultSpan, Injection, OpId, Record, Request, Seen, What};
 use writer::Writer;
 
-/// Records kept; what comes after them is counted and no verdict is given. About an hour at 100 commands a second.
-pub const MAX_RECORDS: usize = 4_000_000;
+/// Records kept; what comes after them is counted and no verdict is given. Some hours at 40 wishes a second, about a gigabyte.
+pub const MAX_RECORDS: usize = 2_000_000;
 
 /// The record of a run. Clones are the same record.
 #[derive(Debug, Clone)]

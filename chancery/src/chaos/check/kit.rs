@@ -209,7 +209,8 @@ impl Run {
         let effects: BTreeMap<Uuid, u32> = self.facts.audit.iter().map(|row| (row.event, 1)).collect();
         let consumer = |name: &str, effects| ConsumerRow { name: name.into(), position: last, last, pending: 0, effects, repeats: false };
         self.facts.consumers = vec![consumer("audit", Some(effects)), consumer("guests", None)];
-        let replica = |node: &&str| ReplicaRow { stream: "EVENTS".into(), node: (*node).into(), messages: last, first: 1, last, deleted: 0 };
+        let replica =
+            |node: &&str| ReplicaRow { stream: "EVENTS".into(), node: (*node).into(), messages: last, first: 1, last, deleted: 0, wanted: 3 };
         self.facts.replicas = NODES.iter().map(replica).collect();
     }
 }

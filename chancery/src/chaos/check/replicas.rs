@@ -11,7 +11,22 @@ use super::{
 use crate::chaos::facts::ReplicaRow;
 
 const DIFFERENT: &str = "nodes hold different states of a stream";
+const ABSENT: &str = "a stream is on fewer nodes than it must be";
 const HOLES: &str = "a stream has holes";
+
+/// By how much nodes may differ over the bucket: it is written five times a second while one node after the other is asked.
+const BEATS: u64 = 100;
+
+/// Whether nodes hold the same of a stream, as far as that can be said of nodes that are asked one after the other.
+pub(in crate::chaos) fn agree(rows: &[&ReplicaRow]) -> bool {
+    let same = |one: &ReplicaRow, other: &ReplicaRow| {
+        if one.stream == authz::STREAM {
+            return one.last.abs_diff(other.last) <= BEATS && one.messages.abs_diff(other.messages) <= BEATS;
+        }
+        (one.messages, one.first, one.last, one.deleted) == (other.messages, other.first, other.last, other.deleted)
+    };
+    rows.windows(2).all(|pair| same(pair[0], pair[1]))
+}
 
 /// See the module.
 pub(super) fn check(case: &Case<'_>) -> Vec<Finding> {
@@ -21,8 +36,10 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Finding> {
         streams.entry(&row.stream).or_default().push(row);
     }
     for (stream, rows) in streams {
-        let state = |row: &ReplicaRow| (row.messages, row.first, row.last, row.deleted);
-        if rows.windows(2).any(|pair| state(pair[0]) != state(pair[1])) {
+        if let Some(wanted) = rows.iter().map(|row| row.wanted).max().filter(|wanted| *wanted > rows.len() as u64) {
+            findings.add(Breach::Lost, ABSENT, || format!("{stream} is on {} of {wanted}", rows.len()));
+        }
+        if !agree(&rows) {
             let show = |row: &&ReplicaRow| format!("{} {} messages {}..{} with {} deleted", row.node, row.messages, row.first, row.last, row.deleted);
             findings.add(Breach::Lost, DIFFERENT, || format!("{stream}: {}", rows.iter().map(show).collect::<Vec<_>>().join("; ")));
         }
@@ -58,6 +75,23 @@ mod tests {
             run.facts.replicas[2].deleted = 1;
         };
         assert_eq!(found(hole), [HOLES, DIFFERENT]);
+    }
+
+    #[test]
+    fn a_node_without_the_stream_is_missed() {
+        assert_eq!(found(|run| _ = run.facts.replicas.pop()), [ABSENT]);
+    }
+
+    #[test]
+    fn the_bucket_may_be_some_beats_further_on_one_node_and_not_more() {
+        let ahead = |by: u64| {
+            move |run: &mut Run| {
+                run.facts.replicas.iter_mut().for_each(|row| row.stream = authz::STREAM.to_owned());
+                run.facts.replicas[2].last += by;
+            }
+        };
+        assert_eq!(found(ahead(20)), Vec::<String>::new());
+        assert_eq!(found(ahead(1_000)), [DIFFERENT]);
     }
 
     #[test]

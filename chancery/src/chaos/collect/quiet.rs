@@ -10,7 +10,10 @@ use subjects::stream as names;
 use uuid::Uuid;
 
 use super::{Doors, streams};
-use crate::chaos::history::{History, What};
+use crate::chaos::{
+    history::{History, What},
+    reach::Reach,
+};
 
 /// Between two looks.
 const LOOK: Duration = Duration::from_millis(500);
@@ -18,23 +21,36 @@ const LOOK: Duration = Duration::from_millis(500);
 const ONE_LOOK: Duration = Duration::from_secs(20);
 
 /// Waits until two looks in a row find nothing on its way; gives what the last one found when the time is up.
-pub(super) async fn wait(doors: &Doors<'_>, history: &History, limit: Duration) -> anyhow::Result<Vec<String>> {
+/// Also opens the doors, again and again if need be.
+pub(super) async fn wait<'a>(reach: &'a Reach, history: &History, limit: Duration) -> anyhow::Result<(Doors<'a>, Vec<String>)> {
     let accepted = accepted(history);
     let begin = Instant::now();
     let mut before = None;
+    let mut open: Option<Doors<'a>> = None;
     loop {
-        let look = tokio::time::timeout(ONE_LOOK, look(doors, &accepted)).await;
-        let (waits, written) = match look {
-            Ok(Ok(found)) => found,
-            Ok(Err(error)) => (vec![format!("it cannot be looked at: {error:#}")], 0),
-            Err(_) => (vec![format!("a look takes more than {} s", ONE_LOOK.as_secs())], 0),
+        let look = async {
+            let doors = match open.take() {
+                Some(doors) => doors,
+                None => Doors::open(reach).await?,
+            };
+            let found = look(&doors, &accepted).await?;
+            anyhow::Ok((doors, found))
         };
-        if waits.is_empty() && before == Some(written) {
-            return Ok(waits);
-        }
-        if begin.elapsed() > limit {
-            let moving = || vec!["events are still being written".to_owned()];
-            return Ok(if waits.is_empty() { moving() } else { waits });
+        let (doors, (waits, written)) = match tokio::time::timeout(ONE_LOOK, look).await {
+            Ok(Ok((doors, found))) => (Some(doors), found),
+            Ok(Err(error)) => (None, (vec![format!("it cannot be looked at: {error:#}")], 0)),
+            Err(_) => (None, (vec![format!("a look takes more than {} s", ONE_LOOK.as_secs())], 0)),
+        };
+        open = doors;
+        let settled = waits.is_empty() && before == Some(written);
+        if settled || begin.elapsed() > limit {
+            let moving = waits.is_empty() && !settled;
+            let waits = if moving { vec!["events are still being written".to_owned()] } else { waits };
+            let doors = match open {
+                Some(doors) => doors,
+                None => Doors::open(reach).await?,
+            };
+            return Ok((doors, waits));
         }
         before = waits.is_empty().then_some(written);
         tokio::time::sleep(LOOK).await;
@@ -70,18 +86,17 @@ async fn look(doors: &Doors<'_>, accepted: &[Uuid]) -> anyhow::Result<(Vec<Strin
     wait(one("SELECT count(*) FROM deadletters WHERE published_at IS NULL").await?, "dead letters are not published");
     wait(one("SELECT count(*) FROM consumer_feeds WHERE NOT done").await?, "consumers are being fed");
     wait(one("SELECT count(*) FROM notifications.ledger WHERE state = 'pending' AND next_at <= now()").await?, "mails are due");
-    wait(i64::try_from(unread(doors).await?).unwrap_or(i64::MAX), "commands are not read");
     for consumer in streams::consumers(doors, &[]).await? {
         let waiting = i64::try_from(consumer.waiting).unwrap_or(i64::MAX);
         wait(waiting, &format!("events wait for {}", consumer.row.name));
         wait(i64::try_from(consumer.row.pending).unwrap_or(i64::MAX), &format!("events are unsettled at {}", consumer.row.name));
     }
     let written = one("SELECT count(*) FROM events").await?;
-    let replicas = streams::replicas(doors).await?;
-    for rows in replicas.chunk_by(|one, other| one.stream == other.stream) {
-        if rows.windows(2).any(|pair| (pair[0].last, pair[0].messages) != (pair[1].last, pair[1].messages)) {
-            waits.push(format!("the nodes differ over {}", rows[0].stream));
-        }
+    waits.extend(streams::differing(&streams::replicas(doors).await?).into_iter().map(|stream| format!("the nodes differ over {stream}")));
+    // Last: it asks for each partition.
+    let unread = if waits.is_empty() { unread(doors).await? } else { 0 };
+    if unread > 0 {
+        waits.push(format!("{unread} partitions have commands that are not read"));
     }
     Ok((waits, written))
 }

@@ -14,12 +14,21 @@ use tokio::net::TcpStream;
 use uuid::Uuid;
 
 use super::{Doors, database::hash};
-use crate::chaos::facts::{ConsumerRow, DeadLetter, Facts, ReplicaRow, StreamRow};
+use crate::chaos::{
+    check::replicas::agree,
+    facts::{ConsumerRow, DeadLetter, Facts, ReplicaRow, StreamRow},
+    reach::Part,
+};
 
 /// How long the next message of a stream that has one may take.
 const NEXT: Duration = Duration::from_secs(30);
 /// How long a node's monitoring port may take.
 const MONITOR: Duration = Duration::from_secs(5);
+
+/// How often nodes that differ are asked, and how long between.
+const TRIES: usize = 5;
+/// See [`TRIES`].
+const PAUSE: Duration = Duration::from_millis(500);
 
 /// A consumer, and how many events it has not been given.
 pub(super) struct Consumer {
@@ -106,13 +115,21 @@ fn letter(message: &Message) -> DeadLetter {
     }
 }
 
-/// Every durable consumer of EVENTS. With the subjects of all messages also what the last message is that each takes.
+/// Whether a consumer is one of those that run; every one where nobody says which do. Durables are made for all of them.
+fn runs(parts: &[Part], consumer: &str) -> bool {
+    let is = |part: &Part| part.name.strip_prefix(consumer).is_some_and(|rest| rest.is_empty() || rest.starts_with('-'));
+    parts.is_empty() || parts.iter().any(is)
+}
+
+/// Every durable consumer of EVENTS that runs. With the subjects of all messages also what the last message is that each takes.
 pub(super) async fn consumers(doors: &Doors<'_>, subjects: &[(u64, String)]) -> anyhow::Result<Vec<Consumer>> {
     let stream = doors.jetstream.get_stream(names::EVENTS).await.context("looking for EVENTS")?;
+    let parts = doors.reach.parts.clone();
+    let parts = tokio::task::spawn_blocking(move || parts.now()).await?;
     let mut infos = stream.consumers();
     let mut all = Vec::new();
     while let Some(info) = infos.try_next().await? {
-        let Some(name) = info.config.durable_name else { continue };
+        let Some(name) = info.config.durable_name.filter(|name| runs(&parts, name)) else { continue };
         let mut filters = info.config.filter_subjects;
         filters.extend(Some(info.config.filter_subject).filter(|filter| !filter.is_empty()));
         let takes = |subject: &str| filters.is_empty() || filters.iter().any(|filter| subjects::matches(filter, subject));
@@ -151,6 +168,12 @@ struct Account {
 struct Detail {
     name: String,
     state: State,
+    config: Option<Settings>,
+}
+
+#[derive(Deserialize)]
+struct Settings {
+    num_replicas: u64,
 }
 
 #[derive(Deserialize)]
@@ -167,9 +190,10 @@ pub(super) async fn replicas(doors: &Doors<'_>) -> anyhow::Result<Vec<ReplicaRow
     let mut rows = Vec::new();
     for (node, address) in doors.reach.nats.monitors.clone() {
         let jsz = jsz(address).await.with_context(|| format!("asking {node}"))?;
-        for Detail { name, state } in jsz.account_details.into_iter().flat_map(|account| account.stream_detail) {
+        for Detail { name, state, config } in jsz.account_details.into_iter().flat_map(|account| account.stream_detail) {
             let State { messages, first_seq: first, last_seq: last, num_deleted: deleted } = state;
-            rows.push(ReplicaRow { stream: name, node: node.clone(), messages, first, last, deleted });
+            let wanted = config.map_or(1, |config| config.num_replicas);
+            rows.push(ReplicaRow { stream: name, node: node.clone(), messages, first, last, deleted, wanted });
         }
     }
     if doors.reach.nats.monitors.is_empty() {
@@ -178,18 +202,41 @@ pub(super) async fn replicas(doors: &Doors<'_>) -> anyhow::Result<Vec<ReplicaRow
             let state = info.state;
             let deleted = state.deleted_count.unwrap_or_default();
             let (first, last) = (state.first_sequence, state.last_sequence);
-            rows.push(ReplicaRow { stream: info.config.name, node: "leader".into(), messages: state.messages, first, last, deleted });
+            let (stream, node) = (info.config.name, "leader".to_owned());
+            rows.push(ReplicaRow { stream, node, messages: state.messages, first, last, deleted, wanted: 1 });
         }
     }
     rows.sort_by(|one, other| (&one.stream, &one.node).cmp(&(&other.stream, &other.node)));
     Ok(rows)
 }
 
+/// The streams over which the nodes differ, or that some node does not have.
+pub(super) fn differing(rows: &[ReplicaRow]) -> Vec<String> {
+    let streams = rows.chunk_by(|one, other| one.stream == other.stream);
+    let differ = |rows: &&[ReplicaRow]| {
+        let all: Vec<&ReplicaRow> = rows.iter().collect();
+        !agree(&all) || rows.iter().any(|row| row.wanted > rows.len() as u64)
+    };
+    streams.filter(differ).map(|rows| rows[0].stream.clone()).collect()
+}
+
+/// What every node says when all say the same; after some tries, what they say. A message or a purge may fall between two answers.
+pub(super) async fn settled_replicas(doors: &Doors<'_>) -> anyhow::Result<Vec<ReplicaRow>> {
+    for _ in 1..TRIES {
+        let rows = replicas(doors).await?;
+        if differing(&rows).is_empty() {
+            return Ok(rows);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    replicas(doors).await
+}
+
 async fn jsz(address: SocketAddr) -> anyhow::Result<Jsz> {
     let ask = async {
         let (mut sender, connection) = handshake(TokioIo::new(TcpStream::connect(address).await?)).await?;
         let connection = tokio::spawn(connection);
-        let path = "/jsz?accounts=true&streams=true&limit=1024";
+        let path = "/jsz?accounts=true&streams=true&config=true&limit=1024";
         let answer = sender.send_request(Request::get(path).header(HOST, address.to_string()).body(Empty::<Bytes>::new())?).await?;
         let status = answer.status();
         let body = answer.into_body().collect().await?.to_bytes();
@@ -209,4 +256,32 @@ pub(super) fn counted(ids: impl IntoIterator<Item = Uuid>) -> std::collections::
         *counts.entry(id).or_default() += 1;
     }
     counts.into_iter().collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_consumer_runs_when_a_process_has_its_name_or_its_name_and_a_number() {
+        let part = |name: &str| Part { name: name.into(), admin: None, pid: None, log: None };
+        let parts = [part("gateway"), part("audit"), part("guests-2")];
+        assert_eq!(["audit", "guests", "authz-cache", "notifications"].map(|name| runs(&parts, name)), [true, true, false, false]);
+        assert!(runs(&[], "notifications"));
+    }
+
+    #[test]
+    fn nodes_differ_over_a_stream_that_one_of_them_lacks_or_has_less_of() {
+        let row = |stream: &str, node: &str, last| ReplicaRow {
+            stream: stream.into(),
+            node: node.into(),
+            messages: last,
+            first: 1,
+            last,
+            deleted: 0,
+            wanted: 2,
+        };
+        let rows = [row("A", "1", 5), row("A", "2", 5), row("B", "1", 5), row("B", "2", 4), row("C", "1", 5)];
+        assert_eq!(differing(&rows), ["B", "C"]);
+    }
 }
