@@ -126,10 +126,12 @@ async fn start(docker: &Docker, compose: &Compose, profiles: &[String]) -> anyho
     let mut arguments: Vec<&str> = profiles.iter().flat_map(|profile| ["--profile", profile]).collect();
     arguments.extend(["up", "-d"]);
     if let Err(error) = compose.show(&arguments).await {
-        for service in Service::all(docker, compose).await?.iter().filter(|service| service.failed()) {
-            println!("{}:\n{}", service.describe(), docker.tail(&service.id).await);
+        let services = Service::all(docker, compose).await?;
+        if !services.iter().any(Service::failed) {
+            bail!("{error}; if a port is taken, CHANCERY_GATEWAY_1_PORT and CHANCERY_GATEWAY_2_PORT choose others");
         }
-        bail!("{error}; if a port is taken, CHANCERY_GATEWAY_1_PORT and CHANCERY_GATEWAY_2_PORT choose others");
+        explain(docker, services.iter().filter(|service| service.failed())).await;
+        bail!("{error}");
     }
     healthy(docker, compose).await
 }
@@ -145,9 +147,7 @@ async fn healthy(docker: &Docker, compose: &Compose) -> anyhow::Result<()> {
             return Ok(());
         }
         if begin.elapsed() > HEALTHY_LIMIT {
-            for service in &waiting {
-                println!("{}:\n{}", service.describe(), docker.tail(&service.id).await);
-            }
+            explain(docker, waiting.iter().copied()).await;
             bail!("not healthy after {} s: {}", HEALTHY_LIMIT.as_secs(), names(&waiting));
         }
         if notice.is_some_and(|after| begin.elapsed() > after) {
@@ -155,6 +155,13 @@ async fn healthy(docker: &Docker, compose: &Compose) -> anyhow::Result<()> {
             println!("still waiting for {}", names(&waiting));
         }
         tokio::time::sleep(LOOK).await;
+    }
+}
+
+/// How services are, and what they said last.
+async fn explain(docker: &Docker, services: impl Iterator<Item = &Service>) {
+    for service in services {
+        println!("{}:\n{}", service.describe(), docker.tail(&service.id).await);
     }
 }
 

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::{
     GATEWAYS, Service,
     docker::{Compose, Docker},
-    healthy, image, interrupted, start, status,
+    explain, healthy, image, interrupted, start, status,
 };
 use crate::{
     servers::port,
@@ -140,9 +140,8 @@ pub(super) async fn fresh(project: Option<String>) -> anyhow::Result<ExitCode> {
         () = tokio::time::sleep(FRESH_LIMIT) => Err(anyhow::anyhow!("the check took longer than {} s", FRESH_LIMIT.as_secs())),
     };
     if result.is_err() {
-        for service in Service::all(&docker, &compose).await.unwrap_or_default().iter().filter(|service| service.failed()) {
-            println!("{}:\n{}", service.describe(), docker.tail(&service.id).await);
-        }
+        let services = Service::all(&docker, &compose).await.unwrap_or_default();
+        explain(&docker, services.iter().filter(|service| service.failed())).await;
     }
     let down = compose.show(&["down", "--volumes", "--remove-orphans", "--timeout", "20"]).await;
     let _ = docker.ask(&["rmi", "-f", &image]).await;

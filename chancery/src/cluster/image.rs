@@ -17,6 +17,7 @@ pub(super) async fn ensure(docker: &Docker, compose: &Compose, image: &str, anew
     let format = format!("{{{{ index .Config.Labels {LABEL:?} }}}}");
     let found = docker.ask(&["image", "inspect", "--format", &format, image]).await.ok();
     if !anew && found.as_deref().is_some_and(|label| matches!(label.trim(), "" | "<no value>")) {
+        println!("using the image {image} as it is; it was not made from this program (`--build` makes it anew)");
         return Ok(());
     }
     if docker.platform != platform() {
