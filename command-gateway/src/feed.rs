@@ -229,9 +229,8 @@ async fn read(
 ) -> Result<Infallible, String> {
     let statistics = client.statistics();
     let connects = statistics.connects.load(Ordering::Relaxed);
-    let stream = context.get_stream(names::EVENTS).await.map_err(|error| error.to_string())?;
+    let stream = streams::get(context, names::EVENTS).await?;
     let wanted = pull::Config {
-        name: Some(streams::reader_name()),
         description: Some("chancery event stream".into()),
         deliver_policy: DeliverPolicy::New,
         ack_policy: AckPolicy::None,
@@ -242,7 +241,7 @@ async fn read(
         memory_storage: true,
         ..pull::Config::default()
     };
-    let consumer = stream.create_consumer(wanted).await.map_err(|error| error.to_string())?;
+    let consumer = streams::reader(&stream, wanted).await?;
     let _gone = Gone { context: context.clone(), name: consumer.cached_info().name.clone() };
     let reading = consumer.stream().max_messages_per_batch(256).expires(EXPIRES.0).heartbeat(EXPIRES.1).messages();
     let mut messages = reading.await.map_err(|error| error.to_string())?;

@@ -69,9 +69,11 @@ pub(crate) async fn live() -> &'static str {
 pub(crate) async fn ready(State(gateway): State<Gateway>) -> Response {
     let stopping = gateway.health.stop.is_cancelled();
     let Seen { nats, commands, postgres, .. } = gateway.health.look(&gateway).await;
-    let ready = !stopping && nats && commands && gateway.health.database_seen.load(Ordering::Relaxed);
+    // Which right it is says the log: whoever may ask here need not know.
+    let rights = runtime::nats::has_rights();
+    let ready = !stopping && nats && commands && rights && gateway.health.database_seen.load(Ordering::Relaxed);
     let word = |fine: bool| if fine { "ready" } else { "not_ready" };
-    let parts = json!({ "nats": word(nats), "commands": word(commands), "postgres": word(postgres),
+    let parts = json!({ "nats": word(nats), "commands": word(commands), "postgres": word(postgres), "rights": word(rights),
         "authz": word(gateway.standings.are_remembered()) });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "role": "gateway", "ready": ready, "stopping": stopping, "parts": parts }))).into_response()

@@ -4,7 +4,7 @@ use std::{pin::pin, sync::Arc, time::Duration};
 
 use async_nats::jetstream::{self, kv};
 use futures_util::StreamExt as _;
-use runtime::nats::Connection;
+use runtime::nats::{self, Connection};
 use subjects::{
     Role, TenantId, UserId,
     authz::{self, Key},
@@ -48,9 +48,9 @@ enum Ended {
 
 async fn follow(standings: &Standings, connection: &Connection) -> Ended {
     let context = jetstream::new(connection.client.clone());
-    let bucket = match timeout(SILENCE, context.get_key_value(authz::BUCKET)).await {
+    let bucket = match timeout(SILENCE, nats::ask_api("STREAM.INFO.KV_authz", context.get_key_value(authz::BUCKET))).await {
         Ok(Ok(bucket)) => bucket,
-        Ok(Err(error)) => return Ended::Failed(error.to_string()),
+        Ok(Err(error)) => return Ended::Failed(error),
         Err(_) => return Ended::Failed("no answer in time".into()),
     };
     // From here on: the server has answered, and nothing is heard yet.
@@ -58,9 +58,9 @@ async fn follow(standings: &Standings, connection: &Connection) -> Ended {
     let mut over = pin!(life.over());
     let mut watch = tokio::select! {
         () = &mut over => return Ended::Broken,
-        opened = timeout(SILENCE, bucket.watch_with_history(">")) => match opened {
+        opened = timeout(SILENCE, nats::ask_api("CONSUMER.CREATE.KV_authz", bucket.watch_with_history(">"))) => match opened {
             Ok(Ok(watch)) => watch,
-            Ok(Err(error)) => return Ended::Failed(error.to_string()),
+            Ok(Err(error)) => return Ended::Failed(error),
             Err(_) => return Ended::Failed("no answer in time".into()),
         },
     };

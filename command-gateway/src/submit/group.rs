@@ -66,7 +66,7 @@ pub(crate) async fn run(publisher: Arc<Publisher>, mut queue: mpsc::Receiver<Job
                 }
             }
             // The batch was refused as a whole; each for itself has its id, and is told what is wrong with it.
-            Try::Full | Try::Not => singly(&publisher, jobs, false).await,
+            Try::Full | Try::Not | Try::Refused => singly(&publisher, jobs, false).await,
             Try::Unknown => singly(&publisher, jobs, true).await,
         }
     }

@@ -5,6 +5,7 @@ use std::{sync::atomic::Ordering, time::Duration};
 use async_nats::{Client, HeaderMap, HeaderName, RequestErrorKind, client::Request, connection::State};
 use axum::body::Bytes;
 use rand::Rng as _;
+use runtime::nats;
 use serde::Deserialize;
 use subjects::header;
 use tokio::time::Instant;
@@ -78,6 +79,8 @@ pub(crate) enum Try {
     Full,
     /// This try is not stored.
     Not,
+    /// We may not do it: no other try will be stored either.
+    Refused,
     /// Nobody knows.
     Unknown,
 }
@@ -122,6 +125,7 @@ impl Publisher {
                 match self.request(&letter.subject, headers, letter.body.clone(), limit).await {
                     Try::Stored(ack) => return Ok(ack),
                     Try::Full => return Err(if doubtful { NotStored::Unknown } else { NotStored::Full }),
+                    Try::Refused => return Err(if doubtful { NotStored::Unknown } else { NotStored::Surely }),
                     Try::Not => {}
                     Try::Unknown => doubtful = true,
                 }
@@ -141,11 +145,13 @@ impl Publisher {
         let connects = statistics.connects.load(Ordering::Relaxed);
         let request = Request::new().headers(headers).payload(body).timeout(Some(limit));
         let answer = self.client.send_request(subject.to_owned(), request);
-        tokio::pin!(answer);
+        let refused = nats::refused(subject);
+        tokio::pin!(answer, refused);
         let answer = loop {
             tokio::select! {
                 biased;
                 answer = &mut answer => break answer,
+                _ = &mut refused => return Try::Refused,
                 () = tokio::time::sleep(LOOK) => {
                     // The answer would have come over the old connection.
                     if statistics.connects.load(Ordering::Relaxed) != connects {
@@ -184,7 +190,7 @@ impl Publisher {
         let mut headers = HeaderMap::new();
         headers.insert("Nats-Expected-Stream", "none");
         let request = Request::new().headers(headers).payload(Bytes::new()).timeout(Some(Duration::from_secs(1)));
-        match self.client.send_request(subjects::PROBE, request).await {
+        match nats::ask(subjects::PROBE, self.client.send_request(subjects::PROBE, request)).await {
             Ok(message) => serde_json::from_slice::<Answer>(&message.payload).is_ok(),
             Err(_) => false,
         }

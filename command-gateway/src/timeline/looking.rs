@@ -8,7 +8,7 @@ use async_nats::jetstream::{
     message::StreamMessage,
     stream::{DirectGetErrorKind, Stream},
 };
-use runtime::streams;
+use runtime::{nats, streams};
 use serde::Deserialize;
 use subjects::{EventFilter, EventId, Outcome, header};
 use time::OffsetDateTime;
@@ -236,11 +236,14 @@ fn judge(consumer: &str, note: Option<&Note>, letter: Option<(OffsetDateTime, u3
 
 /// The first message of a subject at or after a place.
 async fn get(stream: &Stream, subject: &str, from: u64) -> Result<Option<StreamMessage>, String> {
-    match stream.direct_get_next_for_subject(subject, Some(from.max(1))).await {
-        Ok(message) => Ok(Some(message)),
-        Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+    nats::ask_api(&format!("DIRECT.GET.{}", stream.cached_info().config.name), async {
+        match stream.direct_get_next_for_subject(subject, Some(from.max(1))).await {
+            Ok(message) => Ok(Some(message)),
+            Err(error) if error.kind() == DirectGetErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    })
+    .await
 }
 
 /// The first place at which a message of a subject can be that was stored at a time or later.

@@ -9,6 +9,7 @@ mod view;
 
 use async_nats::jetstream::consumer::Info;
 use futures_util::{StreamExt as _, TryStreamExt as _};
+use runtime::{nats, streams};
 use subjects::{CommandId, EventId, Outcome, stream as names, timestamp};
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -85,11 +86,11 @@ async fn events_of(gateway: &Gateway, outcome: &Outcome) -> Result<Vec<EventTime
     });
     let decided = decided.collect::<Result<Vec<_>, tokio_postgres::Error>>().map_err(StoreError::from)?;
     let context = &gateway.jetstream;
-    let (events, letters) = (context.get_stream(names::EVENTS).await, context.get_stream(names::DEADLETTERS).await);
+    let (events, letters) = (streams::get(context, names::EVENTS).await, streams::get(context, names::DEADLETTERS).await);
     let (events, letters) = (events.map_err(unreachable_stream)?, letters.map_err(unreachable_stream)?);
     // Readers of event streams, which come and go, are none of those who are told of.
     let lasting = events.consumers().try_filter(|info| std::future::ready(info.config.durable_name.is_some()));
-    let durables: Vec<Info> = lasting.take(CONSUMERS).try_collect().await.map_err(unreachable_stream)?;
+    let durables: Vec<Info> = nats::ask_api("CONSUMER.LIST.EVENTS", lasting.take(CONSUMERS).try_collect()).await.map_err(unreachable_stream)?;
     let looking = Looking { gateway, outcome, events, letters, durables };
     let mut timelines = Vec::with_capacity(decided.len());
     let mut after = None;

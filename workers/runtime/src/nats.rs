@@ -1,35 +1,22 @@
 //! The connection to NATS.
 
-use std::{
-    path::PathBuf,
-    sync::{Mutex, PoisonError, atomic::Ordering},
-    time::{Duration, Instant},
-};
+mod refusal;
 
-use async_nats::{Client, ConnectOptions, Event, ServerAddr};
+use std::{path::PathBuf, sync::atomic::Ordering, time::Duration};
+
+use async_nats::{Client, ConnectOptions, Event, HeaderMap, ServerAddr, jetstream::Context};
+use bytes::Bytes;
 use rand::Rng;
 use tokio::sync::watch;
 
-use crate::{Config, config::Secret, error::StartError};
+pub use refusal::{Refusal, Right, ask, ask_api, has_rights, named, refusal_since, refused};
 
-/// The server's last refusal. It comes beside the request it belongs to, which only sees a timeout.
-static REFUSAL: Mutex<Option<(Instant, String)>> = Mutex::new(None);
+use crate::{Config, config::Secret, error::StartError};
 
 /// Chooses the one implementation of TLS's cryptography, for NATS and for mail. To be called once, before the first connection.
 pub fn install_crypto() {
     // An error says that one is installed already.
     let _ = async_nats::rustls::crypto::aws_lc_rs::default_provider().install_default();
-}
-
-/// What the server refused since then, if anything: the reason behind a timeout.
-pub fn refusal_since(since: Instant) -> Option<String> {
-    let refusal = REFUSAL.lock().unwrap_or_else(PoisonError::into_inner).clone();
-    refusal.filter(|(at, _)| *at >= since).map(|(_, text)| text)
-}
-
-/// An error since then with the refusal behind it, if there was one: a missing right looks like a timeout.
-pub fn named(error: String, since: Instant) -> String {
-    refusal_since(since).map_or(error.clone(), |refusal| format!("NATS refused a right ({refusal}): {error}"))
 }
 
 /// How often a [`Life`] looks at the count of connections: the event that ends it can be dropped in a flood of others.
@@ -139,7 +126,12 @@ impl Access {
 /// An address that cannot be read.
 pub async fn connect(config: &Config, name: &str, user: &str) -> Result<Connection, StartError> {
     let unusable = |error: &dyn std::fmt::Display| StartError::Nats(error.to_string());
-    let (options, addresses) = Access::of(config).options()?;
+    let access = Access::of(config);
+    let (options, addresses) = access.options()?;
+    // As whom the server knows us, which in development may be another than the role's own.
+    let whom = access.user.clone().or_else(|| addresses.iter().find_map(|address| address.username().map(str::to_owned)));
+    let whom = whom.unwrap_or_else(|| user.to_owned());
+    let known = whom.clone();
     let (broken, breaks) = watch::channel(0);
     let client = options
         .name(format!("chancery {name}"))
@@ -155,24 +147,41 @@ pub async fn connect(config: &Config, name: &str, user: &str) -> Result<Connecti
             if matches!(event, Event::Disconnected) {
                 broken.send_modify(|count| *count += 1);
             }
-            said(event)
+            let known = known.clone();
+            async move { said(event, &known) }
         })
         .connect(addresses)
         .await
         .map_err(|error| unusable(&error))?;
+    tokio::spawn(refusal::mend(client.clone(), whom));
     Ok(Connection { client, breaks })
 }
 
+/// Publishes into a stream and waits until it is stored.
+///
+/// # Errors
+/// In words, with the right that is missing where it is one. What is not refused may be stored all the same.
+pub async fn store(context: &Context, subject: String, headers: HeaderMap, body: Bytes) -> Result<(), String> {
+    ask(&subject, async {
+        let ack = context.publish_with_headers(subject.clone(), headers, body).await?;
+        ack.await.map(drop)
+    })
+    .await
+}
+
 /// Writes down what the client says beside its answers.
-async fn said(event: Event) {
+fn said(event: Event, user: &str) {
     match event {
         Event::Connected => tracing::info!("connected to NATS"),
         // A refused permission looks like a timeout to the caller; here it has its name.
         Event::ServerError(error) => {
             tracing::error!(%error, "NATS refused something");
-            *REFUSAL.lock().unwrap_or_else(PoisonError::into_inner) = Some((Instant::now(), error.to_string()));
+            refusal::heard(user, &error);
         }
-        Event::ClientError(error) => tracing::warn!(%error, "NATS client error"),
+        Event::ClientError(error) => {
+            tracing::warn!(%error, "NATS client error");
+            refusal::heard_of_client(user, &error.to_string());
+        }
         Event::SlowConsumer(subscription) => tracing::error!(subscription, "NATS dropped messages: slow consumer"),
         other => tracing::info!(event = %other, "NATS connection"),
     }

@@ -7,6 +7,7 @@ use std::{
 
 use async_nats::jetstream::{
     self,
+    consumer::{Consumer, pull},
     context::CreateStreamErrorKind,
     stream::{self, Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
 };
@@ -158,8 +159,29 @@ fn verify(wanted: &StreamConfig, found: &StreamConfig) -> Result<(), StartError>
 
 /// A name for a reader that somebody makes for itself. Without one, its filter would not be part of the subject that creates it, and a
 /// permission could not limit what it reads.
-pub fn reader_name() -> String {
+fn reader_name() -> String {
     uuid::Uuid::now_v7().simple().to_string()
+}
+
+/// Looks at a stream.
+///
+/// # Errors
+/// In words, with the right that is missing where it is one.
+pub async fn get(context: &jetstream::Context, name: &str) -> Result<stream::Stream, String> {
+    nats::ask_api(&format!("STREAM.INFO.{name}"), context.get_stream(name)).await
+}
+
+/// Makes a reader of one's own; see [`reader_name`].
+///
+/// # Errors
+/// In words, with the right that is missing where it is one.
+pub async fn reader(stream: &stream::Stream, wanted: pull::Config) -> Result<Consumer<pull::Config>, String> {
+    let name = &stream.cached_info().config.name;
+    let wanted = pull::Config { name: Some(reader_name()), ..wanted };
+    let subject = format!("CONSUMER.CREATE.{name}.{}", wanted.name.as_deref().unwrap_or_default());
+    // With a filter it is part of the subject.
+    let subject = if wanted.filter_subject.is_empty() { subject } else { format!("{subject}.{}", wanted.filter_subject) };
+    nats::ask_api(&subject, stream.create_consumer(wanted)).await
 }
 
 /// How long a role has been waiting for what the provisioner makes. Only a role that has just started gives up: then somebody has forgotten
@@ -214,12 +236,16 @@ pub async fn wait(config: &Config, context: &jetstream::Context, streams: &[&str
 
 async fn look(config: &Config, context: &jetstream::Context, streams: &[&str]) -> Result<(), StartError> {
     for name in streams {
-        let found = match context.get_stream(name).await {
-            Ok(found) => found,
-            Err(error) if is_missing(&error) => {
-                return Err(StartError::NotProvisioned { name: format!("stream {name}"), what: "does not exist".into() });
+        let subject = format!("STREAM.INFO.{name}");
+        let asked = nats::ask_api(&subject, async {
+            match context.get_stream(name).await {
+                Ok(found) => Ok(Some(found)),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
             }
-            Err(error) => return Err(StartError::Nats(format!("cannot look at {name}: {error}"))),
+        });
+        let Some(found) = asked.await.map_err(|error| StartError::Nats(format!("cannot look at {name}: {error}")))? else {
+            return Err(StartError::NotProvisioned { name: format!("stream {name}"), what: "does not exist".into() });
         };
         let partitions = found.cached_info().config.metadata.get(PARTITIONS);
         if *name == names::COMMANDS && partitions.is_none_or(|partitions| *partitions != config.partitions.to_string()) {

@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, future::IntoFuture as _, time::Duration};
 
 use async_nats::{HeaderMap, jetstream};
 use futures_util::future::try_join_all;
-use runtime::{Config, Failure, StartError, nats};
+use runtime::{Config, Failure, StartError, nats, streams};
 use subjects::authz::{self, Key};
 use tokio::time::timeout;
 
@@ -35,8 +35,9 @@ impl Bucket {
                 // First the message that makes every gateway forget the tenant and refuse what was asked before it. Then what is stored,
                 // up to that message: what is dropped or put after it must stay, or a stale answer could take the place of a drop.
                 let sequence = self.delete(key).await?;
-                let stream = self.context.get_stream(authz::STREAM).await.map_err(Failure::outage)?;
-                stream.purge().filter(authz::below(tenant)).sequence(sequence).into_future().await.map(drop).map_err(Failure::outage)
+                let stream = streams::get(&self.context, authz::STREAM).await.map_err(Failure::outage)?;
+                let purge = stream.purge().filter(authz::below(tenant)).sequence(sequence).into_future();
+                nats::ask_api("STREAM.PURGE.KV_authz", purge).await.map(drop).map_err(Failure::outage)
             }
             Key::Member(..) | Key::Beat => self.delete(key).await.map(drop),
         }));
@@ -47,8 +48,12 @@ impl Bucket {
     pub(crate) async fn delete(&self, key: Key) -> Result<u64, Failure> {
         let mut headers = HeaderMap::new();
         headers.insert("KV-Operation", "DEL");
-        let sent = self.context.publish_with_headers(key.subject(), headers, "".into()).await.map_err(Failure::outage)?;
-        sent.await.map(|stored| stored.sequence).map_err(Failure::outage)
+        let subject = key.subject();
+        let stored = async {
+            let sent = self.context.publish_with_headers(subject.clone(), headers, "".into()).await?;
+            sent.await.map(|stored| stored.sequence)
+        };
+        nats::ask(&subject, stored).await.map_err(Failure::outage)
     }
 
     /// How the durable stands.

@@ -6,6 +6,8 @@ use async_nats::{HeaderMap, jetstream::Context};
 use bytes::Bytes;
 use subjects::header;
 
+use crate::nats;
+
 /// The longest error text in a header.
 const ERROR_LENGTH: usize = 500;
 
@@ -38,10 +40,7 @@ impl DeadLetter<'_> {
             "dead letter"
         );
         let subject = subjects::dead_letter(self.consumer, self.event_type);
-        let store = async {
-            let ack = context.publish_with_headers(subject, self.headers(), self.payload.clone()).await.map_err(|error| error.to_string())?;
-            ack.await.map_err(|error| error.to_string()).map(|_| ())
-        };
+        let store = nats::store(context, subject, self.headers(), self.payload.clone());
         tokio::time::timeout(limit, store).await.unwrap_or_else(|_| Err("no PubAck in time".into()))
     }
 

@@ -9,7 +9,7 @@ use async_nats::jetstream::{
 };
 use rand::Rng;
 
-use crate::{Config, StartError, planted, streams};
+use crate::{Config, StartError, nats, planted};
 
 /// Pull requests that may wait at the server, over all replicas of a consumer.
 const MAX_WAITING: i64 = 512;
@@ -158,11 +158,16 @@ impl Durable {
     pub(crate) async fn find(&self, context: &Context, config: &Config) -> Result<Consumer<pull::Config>, StartError> {
         let not_provisioned =
             |what: &str| StartError::NotProvisioned { name: format!("consumer {} of {}", self.name, self.stream), what: what.into() };
-        let consumer = match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
-            Ok(consumer) => consumer,
-            Err(error) if is_missing(&error) => return Err(not_provisioned("does not exist")),
-            Err(error) => return Err(StartError::Nats(format!("consumer {}: {error}", self.name))),
-        };
+        let subject = format!("CONSUMER.INFO.{}.{}", self.stream, self.name);
+        let asked = nats::ask_api(&subject, async {
+            match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
+                Ok(consumer) => Ok(Some(consumer)),
+                Err(error) if is_missing(&error) => Ok(None),
+                Err(error) => Err(error),
+            }
+        });
+        let found = asked.await.map_err(|error| StartError::Nats(format!("consumer {}: {error}", self.name)))?;
+        let Some(consumer) = found else { return Err(not_provisioned("does not exist")) };
         match self.compared(&self.wanted(config), &consumer)? {
             None => Ok(consumer),
             Some(_) => Err(not_provisioned("is that of another version and takes less than this one wants")),
@@ -186,7 +191,6 @@ impl Durable {
         let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
         let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
         pull::Config {
-            name: Some(streams::reader_name()),
             description: Some(format!("chancery consumer {}", self.name)),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
             ack_policy: AckPolicy::None,

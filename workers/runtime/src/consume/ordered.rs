@@ -156,7 +156,7 @@ where
             watch.restart();
         }
         let life = self.connection.life();
-        let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
+        let stream = streams::get(&self.context, self.durable.stream).await?;
         let info = stream.cached_info();
         if self.place(info).await? {
             // Until it is done the position names the life before: whoever is interrupted begins again, and the marks know what is done.
@@ -175,7 +175,7 @@ where
                 return Ok(End::Lost);
             }
         }
-        let consumer = stream.create_consumer(self.durable.reader(self.position.sequence)).await.map_err(|error| error.to_string())?;
+        let consumer = streams::reader(&stream, self.durable.reader(self.position.sequence)).await?;
         let ages = !info.config.max_age.is_zero();
         let end = self.follow(&consumer, life, ages).await;
         // One that is out of reach ends by its inactivity limit.
@@ -270,7 +270,7 @@ where
             let mut before = self.position.sequence;
             let skips = items.iter().any(|item| item.sequence > std::mem::replace(&mut before, item.sequence) + 1);
             if ages && skips {
-                let state = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?.cached_info().state.clone();
+                let state = streams::get(&self.context, self.durable.stream).await?.cached_info().state.clone();
                 if self.position.sequence + 1 < state.first_sequence {
                     return Err("the stream has forgotten events while they were waited for".into());
                 }

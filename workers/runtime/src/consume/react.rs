@@ -216,11 +216,8 @@ impl Reactor {
         let partition = subjects::partition(&command.tenant_id.to_string(), self.partitions);
         let subject = subjects::command(partition, command.tenant_id, known.kind(), known.name());
         let body = serde_json::to_vec(command).map_err(Failure::poison)?;
-        let published = async {
-            let ack = self.context.publish_with_headers(subject, headers, body.into()).await.map_err(Failure::outage)?;
-            ack.await.map_err(Failure::outage)
-        };
-        timeout(self.publish_timeout, published).await.map_err(|_| Failure::outage("no PubAck in time"))?.map(|_| ())
+        let published = nats::store(&self.context, subject, headers, body.into());
+        timeout(self.publish_timeout, published).await.map_err(|_| Failure::outage("no PubAck in time"))?.map_err(Failure::outage)
     }
 }
 

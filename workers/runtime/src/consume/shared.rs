@@ -146,7 +146,7 @@ where
 {
     /// Reads until stopped (`Ok`) or until the subscription must be made again.
     async fn follow(&mut self, consumer: &Consumer<pull::Config>) -> Result<(), String> {
-        let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
+        let stream = streams::get(&self.context, self.durable.stream).await?;
         if !self.feed_if_older(consumer.cached_info(), stream.cached_info()).await? {
             return Ok(());
         }
@@ -208,7 +208,7 @@ where
         // The server skips silently what it has forgotten while we were slow.
         let had = self.had.replace(info.delivered.stream_sequence);
         if self.ages && had.is_some() {
-            let stream = self.context.get_stream(self.durable.stream).await.map_err(|error| error.to_string())?;
+            let stream = streams::get(&self.context, self.durable.stream).await?;
             self.behind |= had.is_some_and(|had| had + 1 < stream.cached_info().state.first_sequence);
             if self.behind {
                 return Err("the stream has forgotten events while they were waited for".into());

@@ -7,7 +7,7 @@ use async_nats::{HeaderMap, jetstream};
 use deadpool_postgres::Pool;
 use subjects::header;
 
-use crate::{Stop, store::deadletter};
+use crate::{Stop, nats, store::deadletter};
 
 /// How often the table is looked at.
 const EVERY: Duration = Duration::from_secs(1);
@@ -36,8 +36,7 @@ async fn round(context: &jetstream::Context, pool: &Pool) -> Result<(), String> 
             headers.insert(name, value);
         }
         headers.insert(header::MESSAGE_ID, letter.id.to_string());
-        let published = context.publish_with_headers(letter.subject, headers, letter.payload.into()).await.map_err(|error| error.to_string())?;
-        published.await.map_err(|error| error.to_string())?;
+        nats::store(context, letter.subject, headers, letter.payload.into()).await?;
         deadletter::published(&connection, letter.id).await.map_err(|error| crate::store::describe(&error))?;
     }
     Ok(())

@@ -1,6 +1,7 @@
 //! Purges decided commands from COMMANDS, a while behind, and forgets old outcomes that no client can ask for again and old notes of consumers.
 
 use std::{
+    future::IntoFuture as _,
     sync::{
         Arc,
         atomic::{AtomicBool, Ordering},
@@ -13,7 +14,7 @@ use deadpool_postgres::Pool;
 use subjects::{command_filter, stream as names};
 use time::OffsetDateTime;
 
-use crate::{Config, Stop, store::janitor};
+use crate::{Config, Stop, nats, store::janitor, streams};
 
 /// How often it looks.
 const EVERY: Duration = Duration::from_secs(60);
@@ -38,7 +39,7 @@ pub(crate) async fn run(config: Config, context: jetstream::Context, pool: Pool,
 
 async fn round(config: &Config, context: &jetstream::Context, pool: &Pool) -> Result<(), String> {
     let text = |error: &dyn std::fmt::Display| error.to_string();
-    let stream = context.get_stream(names::COMMANDS).await.map_err(|error| text(&error))?;
+    let stream = streams::get(context, names::COMMANDS).await?;
     let state = &stream.cached_info().state;
     let incarnation = crate::streams::incarnation(stream.cached_info());
     let connection = pool.get().await.map_err(|error| text(&error))?;
@@ -59,7 +60,7 @@ async fn round(config: &Config, context: &jetstream::Context, pool: &Pool) -> Re
     let before = OffsetDateTime::now_utc() - config.janitor_lag;
     let keep_from = keep_from.min(first_since(&stream, state.first_sequence, state.last_sequence, before).await?);
     if keep_from > state.first_sequence {
-        let purged = stream.purge().sequence(keep_from).await.map_err(|error| text(&error))?;
+        let purged = nats::ask_api("STREAM.PURGE.COMMANDS", stream.purge().sequence(keep_from).into_future()).await?;
         tracing::info!(purged = purged.purged, up_to = keep_from, "decided commands purged");
     }
     Ok(())

@@ -30,7 +30,7 @@ use super::{
 };
 use crate::{
     Stop, failpoint,
-    nats::Connection,
+    nats::{self, Connection},
     planted,
     store::{commit::EventRow, lease::Mark},
 };
@@ -300,7 +300,7 @@ impl Outbox {
 /// See [`Outbox::request`].
 pub(super) async fn request_on(client: &Client, limit: Duration, subject: String, headers: HeaderMap, payload: Bytes) -> Result<u64, PublishError> {
     let request = Request::new().headers(headers).payload(payload).timeout(Some(limit));
-    let answer = client.send_request(subject, request).await.map_err(|error| PublishError::Unknown(error.to_string()))?;
+    let answer = nats::ask(&subject, client.send_request(subject.clone(), request)).await.map_err(PublishError::Unknown)?;
     let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| PublishError::Unknown(format!("unreadable PubAck: {error}")))?;
     match ack.error {
         None => Ok(ack.seq),

@@ -105,9 +105,8 @@ impl Reader {
 
     /// Reads through one consumer until it breaks. `Ok` means that nobody listens any more.
     async fn read(&mut self) -> Result<(), Broken> {
-        let nats = |error: &dyn std::fmt::Display| Broken::Nats(error.to_string());
         let mut life = self.connection.life();
-        let stream = self.context.get_stream(names::COMMANDS).await.map_err(|error| nats(&error))?;
+        let stream = streams::get(&self.context, names::COMMANDS).await.map_err(Broken::Nats)?;
         let info = stream.cached_info();
         let incarnation = streams::incarnation(info);
         let truncated = info.state.last_sequence < self.position;
@@ -123,20 +122,17 @@ impl Reader {
             }
             self.ready.notify_one();
         }
-        let consumer = stream
-            .create_consumer(pull::Config {
-                name: Some(streams::reader_name()),
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.position + 1 },
-                ack_policy: AckPolicy::None,
-                replay_policy: ReplayPolicy::Instant,
-                filter_subject: command_filter(self.partition),
-                inactive_threshold: Duration::from_secs(60),
-                num_replicas: 1,
-                memory_storage: true,
-                ..pull::Config::default()
-            })
-            .await
-            .map_err(|error| nats(&error))?;
+        let wanted = pull::Config {
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: self.position + 1 },
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: command_filter(self.partition),
+            inactive_threshold: Duration::from_secs(60),
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let consumer = streams::reader(&stream, wanted).await.map_err(Broken::Nats)?;
         let result = self.follow(&consumer, &mut life).await;
         // A consumer that is gone or unreachable ends by its inactivity limit.
         if let Err(error) = stream.delete_consumer(&consumer.cached_info().name).await {

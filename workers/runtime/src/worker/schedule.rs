@@ -19,7 +19,7 @@ use time::OffsetDateTime;
 use uuid::Uuid;
 
 use crate::{
-    Config, Stop,
+    Config, Stop, nats,
     store::schedule::{self, Due},
 };
 
@@ -68,8 +68,7 @@ async fn round(config: &Config, context: &jetstream::Context, pool: &Pool, sent:
         headers.insert(header::MESSAGE_ID, message.id.to_string());
         headers.insert(header::CONTENT_TYPE, header::JSON);
         let body = serde_json::to_vec(&message).map_err(|error| error.to_string())?;
-        let published = context.publish_with_headers(subject, headers, body.into()).await.map_err(|error| error.to_string())?;
-        published.await.map_err(|error| error.to_string())?;
+        nats::store(context, subject, headers, body.into()).await?;
         sent.insert(message.id.uuid());
     }
     Ok(())

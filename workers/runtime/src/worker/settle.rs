@@ -63,7 +63,7 @@ pub(crate) async fn settle(outbox: &mut Outbox, partitions: &BTreeSet<u16>) -> R
         return Ok(());
     }
 
-    let stream = outbox.context.get_stream(names::EVENTS).await.map_err(nats)?;
+    let stream = streams::get(&outbox.context, names::EVENTS).await.map_err(nats)?;
     let info = stream.cached_info();
     let incarnation = streams::incarnation(info);
     let last_sequence = info.state.last_sequence;
@@ -135,19 +135,16 @@ async fn stored_events(
 ) -> Result<HashSet<uuid::Uuid>, SettleError> {
     let mut life = outbox.connection.life();
     let mut over = pin!(life.over());
-    let consumer = stream
-        .create_consumer(pull::Config {
-            name: Some(streams::reader_name()),
-            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
-            ack_policy: AckPolicy::None,
-            headers_only: true,
-            inactive_threshold: Duration::from_secs(30),
-            num_replicas: 1,
-            memory_storage: true,
-            ..pull::Config::default()
-        })
-        .await
-        .map_err(nats)?;
+    let wanted = pull::Config {
+        deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+        ack_policy: AckPolicy::None,
+        headers_only: true,
+        inactive_threshold: Duration::from_secs(30),
+        num_replicas: 1,
+        memory_storage: true,
+        ..pull::Config::default()
+    };
+    let consumer = streams::reader(&stream, wanted).await.map_err(nats)?;
     let mut messages = consumer
         .stream()
         .max_messages_per_batch(1_000)
