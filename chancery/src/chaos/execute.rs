@@ -54,8 +54,6 @@ pub(super) struct Went {
     pub(super) fault: usize,
     /// Why it did not do what it was to do, if so.
     pub(super) trouble: Option<String>,
-    /// From its begin until everything served again; none if not in time.
-    pub(super) recovered: Option<Duration>,
 }
 
 /// Does the whole plan, or as much of it as comes before `stop`; everything is lifted at the end.
@@ -129,7 +127,7 @@ async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, fau
             guard.unhealed(why);
         }
     }
-    Went { fault, trouble, recovered: recovered.ok() }
+    Went { fault, trouble }
 }
 
 async fn not_serving<'a, T: Target>(target: &T, parts: &'a [String]) -> Option<&'a String> {

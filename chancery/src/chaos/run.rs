@@ -22,6 +22,7 @@ use super::{
     load::{Load, LoadOptions},
     plan::{self, Pace, Plan, SCENARIOS, Shape},
     probe::Prober,
+    report,
     target::{Target, processes::Processes},
 };
 
@@ -68,7 +69,15 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
     runtime.shutdown_timeout(Duration::from_secs(5));
     drop(target);
     let Some((verdict, went)) = result? else { bail!("stopped") };
-    report(&verdict, &went, &plan, &out, options.json, begin.elapsed())?;
+    if options.json {
+        println!("{}", report::json(&verdict));
+    } else {
+        print!("{}", fs::read_to_string(out.join(report::REPORT))?);
+        for (index, why) in went.iter().filter_map(|one| Some((one.fault, one.trouble.as_ref()?))) {
+            println!("fault {index} ({}) did less than it should: {why}", plan.steps[index].kind);
+        }
+        println!("{:.0} s in all; everything in {}", begin.elapsed().as_secs_f64(), out.display());
+    }
     Ok(if verdict.acquits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
@@ -117,7 +126,7 @@ fn out(config: &Config, options: &Options, seed: u64) -> anyhow::Result<PathBuf>
 
 /// Load, faults, quiet, facts, verdict. None when it was stopped.
 async fn drive<T: Target>(target: &Arc<T>, plan: &Plan, options: &Options, out: &Path, stop: &Stop) -> anyhow::Result<Option<(Verdict, Vec<Went>)>> {
-    let history = History::to_file(&out.join("history.jsonl"))?;
+    let history = History::to_file(&out.join(report::HISTORY))?;
     let reach = target.reach();
     let prober = Prober::start(reach, target.doors()).await?;
     let probes = Arc::new(Probes { prober, target: target.clone() });
@@ -151,39 +160,21 @@ async fn drive<T: Target>(target: &Arc<T>, plan: &Plan, options: &Options, out: 
         () = stop.cancelled() => return Ok(None),
     };
     history.flush()?;
-    fs::write(out.join("facts.json"), serde_json::to_vec(&facts)?)?;
-    Ok(Some((check::verdict(&history.records(), &facts, plan.seed, history.is_full()), went)))
+    let records = history.records();
+    let verdict = check::verdict(&records, &facts, plan.seed, history.is_full());
+    report::write(out, &records, &facts, &verdict, &about(options))?;
+    Ok(Some((verdict, went)))
 }
 
-fn report(verdict: &Verdict, went: &[Went], plan: &Plan, out: &Path, json: bool, took: Duration) -> anyhow::Result<()> {
-    fs::write(out.join("report.json"), serde_json::to_vec_pretty(verdict)?)?;
-    if json {
-        println!("{}", serde_json::to_string(verdict)?);
-        return Ok(());
-    }
-    println!("seed {}  {} faults  {:.0} s", verdict.seed, verdict.faults, took.as_secs_f64());
-    println!(
-        "accepted {}  lost {}  duplicate effects {}  disorder {}  unhealed {}",
-        verdict.accepted, verdict.lost, verdict.duplicate_effects, verdict.disorder, verdict.unhealed
-    );
-    for (kind, times) in &verdict.recovery {
-        let middle = times.get(times.len() / 2).copied().unwrap_or_default();
-        println!(
-            "  {kind:<26} ×{:<3} median {:>6.1} s  longest {:>6.1} s",
-            times.len(),
-            middle as f64 / 1e3,
-            times.last().map_or(0.0, |last| *last as f64 / 1e3)
-        );
-    }
-    for one in went.iter().filter_map(|one| Some((one, one.trouble.as_ref()?))) {
-        println!("  fault {} ({}) did less than it should: {}", one.0.fault, plan.steps[one.0.fault].kind, one.1);
-    }
-    for finding in &verdict.findings {
-        println!("{} {:?} ×{}: {}", finding.checker, finding.breach, finding.count, finding.what);
-        finding.evidence.iter().take(5).for_each(|evidence| println!("    {evidence}"));
-    }
-    println!("{}", if verdict.acquits() { "nothing found" } else { "FOUND; see above" });
-    Ok(())
+/// How the run was started, for the report.
+fn about(options: &Options) -> String {
+    let what = match (&options.scenario, options.minutes) {
+        (Some(name), _) => format!("--scenario {name}"),
+        (None, Some(minutes)) => format!("--minutes {minutes}"),
+        (None, None) => "--quick".to_owned(),
+    };
+    let only: String = options.only.iter().map(|kind| format!(" --only {kind}")).collect();
+    format!("chancery chaos {what}{only}, processes")
 }
 
 fn keep_logs(from: &Path, to: &Path) {
