@@ -4,10 +4,10 @@
 //! everything is healthy, and says what to try; and it checks that a cluster takes commands, also after a nats-server was killed.
 
 mod check;
-mod docker;
-mod environment;
-mod image;
-mod services;
+pub(crate) mod docker;
+pub(crate) mod environment;
+pub(crate) mod image;
+pub(crate) mod services;
 mod status;
 
 use std::{

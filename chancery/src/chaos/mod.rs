@@ -68,4 +68,6 @@ pub struct Options {
 enum On {
     /// Processes of this machine, made for the run.
     Processes,
+    /// The containers of `compose.yaml`, under a project of the run.
+    Compose,
 }

@@ -10,7 +10,10 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use runtime::{Config, Stop};
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::{
+    runtime::Runtime,
+    signal::unix::{SignalKind, signal},
+};
 
 use super::{
     On, Options,
@@ -23,7 +26,7 @@ use super::{
     plan::{self, Pace, Plan, SCENARIOS, Shape},
     probe::Prober,
     report,
-    target::{Target, processes::Processes},
+    target::{Target, compose::Containers, processes::Processes},
 };
 
 /// Load without faults before them: what it does then is what it must do again afterwards.
@@ -41,7 +44,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
     let seed = options.seed.unwrap_or_else(rand::random);
     let plan = make_plan(options, seed)?;
     if options.list {
-        list(plan.as_ref());
+        list(plan.as_ref(), options.target);
         return Ok(ExitCode::SUCCESS);
     }
     let plan = plan.context("say --quick, --minutes N or --scenario NAME (--list shows them)")?;
@@ -52,22 +55,19 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
     runtime.block_on(async { watch_signals(&stop) })?;
     eprintln!("seed {seed}: {} faults in {:.0} s; {}", plan.steps.len(), plan.length.as_secs_f64(), out.display());
     for kind in Kind::ALL {
-        if let Err(why) = Processes::possible(*kind) {
+        if let Err(why) = possible(options.target, *kind) {
             eprintln!("skipped: {kind}: {why}");
         }
     }
     fs::write(out.join("plan.txt"), plan.steps.iter().map(|step| format!("{step}\n")).collect::<String>())?;
 
-    let On::Processes = options.target;
-    let target = Arc::new(Processes::start(&runtime, &config, &plan, &stop)?);
-    eprintln!("the cluster is ready after {:.0} s", begin.elapsed().as_secs_f64());
-    let result = runtime.block_on(drive(&target, &plan, options, &out, &stop));
-    let bad = !matches!(&result, Ok(Some((verdict, _))) if verdict.acquits());
-    if bad {
-        keep_logs(&target.logs(), &out.join("logs"));
-    }
-    runtime.shutdown_timeout(Duration::from_secs(5));
-    drop(target);
+    let one = One { begin, plan: &plan, options, out: &out, stop: &stop };
+    let result = match options.target {
+        On::Processes => {
+            Processes::start(&runtime, &config, &plan, &stop).and_then(|target| one.on(runtime, target, |target, to| keep_logs(&target.logs(), to)))
+        }
+        On::Compose => Containers::start(&runtime, &plan, &stop).and_then(|target| one.on(runtime, target, Containers::keep_logs)),
+    };
     let Some((verdict, went)) = result? else { bail!("stopped") };
     if options.json {
         println!("{}", report::json(&verdict));
@@ -81,6 +81,38 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
     Ok(if verdict.acquits() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
+/// One run.
+struct One<'a> {
+    begin: Instant,
+    plan: &'a Plan,
+    options: &'a Options,
+    out: &'a Path,
+    stop: &'a Stop,
+}
+
+impl One<'_> {
+    /// Runs on a target that has started; keeps what its parts wrote unless nothing was found, and ends it.
+    fn on<T: Target>(&self, runtime: Runtime, target: T, keep: impl Fn(&T, &Path)) -> anyhow::Result<Option<(Verdict, Vec<Went>)>> {
+        eprintln!("the cluster is ready after {:.0} s", self.begin.elapsed().as_secs_f64());
+        let target = Arc::new(target);
+        let result = runtime.block_on(drive(&target, self.plan, self.options, self.out, self.stop));
+        if !matches!(&result, Ok(Some((verdict, _))) if verdict.acquits()) {
+            keep(&target, &self.out.join("logs"));
+        }
+        runtime.shutdown_timeout(Duration::from_secs(5));
+        drop(target);
+        result
+    }
+}
+
+/// Whether a kind can be done to a target.
+fn possible(target: On, kind: Kind) -> Result<(), String> {
+    match target {
+        On::Processes => Processes::possible(kind),
+        On::Compose => Containers::possible(kind),
+    }
+}
+
 /// None when the command line asks for no plan.
 fn make_plan(options: &Options, seed: u64) -> anyhow::Result<Option<Plan>> {
     let shape = Shape::default();
@@ -89,14 +121,14 @@ fn make_plan(options: &Options, seed: u64) -> anyhow::Result<Option<Plan>> {
         let scenario = SCENARIOS.iter().find(|scenario| scenario.name == name);
         let scenario = scenario.with_context(|| format!("there is no scenario {name}; there are {}", known.join(", ")))?;
         let mut plan = plan::scripted(scenario, seed, &shape);
-        plan.steps.retain(|step| Processes::possible(step.kind).is_ok());
+        plan.steps.retain(|step| possible(options.target, step.kind).is_ok());
         return Ok(Some(plan));
     }
     if let Some(unknown) = options.only.iter().find(|only| !Kind::ALL.iter().any(|kind| kind.name() == only.as_str())) {
         bail!("there is no kind {unknown} (--list shows them)");
     }
     let wanted = |kind: Kind| options.only.is_empty() || options.only.iter().any(|only| only == kind.name());
-    let able = |kind: Kind| wanted(kind) && Processes::possible(kind).is_ok();
+    let able = |kind: Kind| wanted(kind) && possible(options.target, kind).is_ok();
     Ok(match (options.quick, options.minutes) {
         // Disks are small and their size cannot be had without root: a quick run is the same for everybody.
         (true, _) => Some(plan::random(seed, Pace::Quick, &shape, &|kind| able(kind) && !kind.needs_root())),
@@ -105,14 +137,14 @@ fn make_plan(options: &Options, seed: u64) -> anyhow::Result<Option<Plan>> {
     })
 }
 
-fn list(plan: Option<&Plan>) {
+fn list(plan: Option<&Plan>, target: On) {
     match plan {
         Some(plan) => {
             println!("seed {}, {:.0} s", plan.seed, plan.length.as_secs_f64());
             plan.steps.iter().for_each(|step| println!("{step}"));
         }
         None => {
-            Kind::ALL.iter().for_each(|kind| println!("{:<26}{}", kind.name(), Processes::possible(*kind).err().unwrap_or_default()));
+            Kind::ALL.iter().for_each(|kind| println!("{:<26}{}", kind.name(), possible(target, *kind).err().unwrap_or_default()));
             SCENARIOS.iter().for_each(|scenario| println!("--scenario {:<15}{}", scenario.name, scenario.about));
         }
     }

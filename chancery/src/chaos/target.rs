@@ -1,6 +1,7 @@
 //! What faults are done to: the same cluster, as processes of this machine or as containers.
 
 mod backend;
+pub mod compose;
 mod disk;
 mod links;
 mod part;
@@ -11,7 +12,12 @@ use std::{collections::BTreeMap, future::Future, net::SocketAddr, time::Duration
 
 use runtime::nats::Access;
 
-use super::{fault::Action, kind::Kind, plan::Shape, reach::Reach};
+use super::{
+    fault::{Action, Node},
+    kind::Kind,
+    plan::Shape,
+    reach::Reach,
+};
 
 /// What a target is asked by faults and probes beyond what load and checkers ask ([`Reach`]). None of it leads through a proxy.
 #[derive(Debug, Clone)]
@@ -74,4 +80,12 @@ pub trait Target: Send + Sync + 'static {
 
     /// Whether a part serves: a role's `/readyz`, a node's JetStream, PostgreSQL's answer.
     fn serves(&self, part: &str) -> impl Future<Output = bool> + Send;
+}
+
+/// The name of a node; those named by what they lead are named before.
+fn named(node: &Node) -> anyhow::Result<&str> {
+    match node {
+        Node::Named(name) => Ok(name),
+        other => anyhow::bail!("nobody has said who the {other} is"),
+    }
 }

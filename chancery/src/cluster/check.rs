@@ -115,9 +115,9 @@ pub(super) async fn fresh(project: Option<String>) -> anyhow::Result<ExitCode> {
                 docker.work(&["pull", "-q", &image]).await.with_context(|| format!("the image {image} cannot be had"))?;
             }
         }
-        compose.variables.push(("CHANCERY_IMAGE", format!("chancery:{name}")));
+        compose.variables.push(("CHANCERY_IMAGE".into(), format!("chancery:{name}")));
         for (_, variable, _) in GATEWAYS {
-            compose.variables.push((variable, port::free(None)?.to_string()));
+            compose.variables.push((variable.into(), port::free(None)?.to_string()));
         }
         anyhow::Ok((docker, compose, name))
     };

@@ -22,14 +22,14 @@ const LEAST: (u32, u32) = (1, 29);
 
 /// A Docker engine that answers.
 #[derive(Debug)]
-pub(super) struct Docker {
+pub(crate) struct Docker {
     /// What it runs, `linux/amd64`.
-    pub(super) platform: String,
+    pub(crate) platform: String,
 }
 
 impl Docker {
     /// Asks the engine.
-    pub(super) async fn find() -> anyhow::Result<Self> {
+    pub(crate) async fn find() -> anyhow::Result<Self> {
         let command = docker(&["version", "--format", "{{.Server.Os}}/{{.Server.Arch}}"]);
         let instead = "`chancery up` runs the same roles without Docker";
         match ask(command, ANSWER).await {
@@ -44,17 +44,17 @@ impl Docker {
     }
 
     /// What `docker …` prints.
-    pub(super) async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
         ask(docker(arguments), QUESTION).await
     }
 
     /// Runs `docker …` that may take long; what it prints is told only when it fails.
-    pub(super) async fn work(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) async fn work(&self, arguments: &[&str]) -> anyhow::Result<String> {
         ask(docker(arguments), WORK).await
     }
 
     /// The last lines a container wrote.
-    pub(super) async fn tail(&self, container: &str) -> String {
+    pub(crate) async fn tail(&self, container: &str) -> String {
         match output(docker(&["logs", "--tail", "12", container]), QUESTION).await {
             Ok(output) => format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)),
             Err(error) => format!("{error:#}\n"),
@@ -71,18 +71,18 @@ fn docker(arguments: &[&str]) -> Command {
 
 /// Docker Compose, of version 2 or 1.29, and the project it works on.
 #[derive(Debug)]
-pub(super) struct Compose {
+pub(crate) struct Compose {
     program: Vec<&'static str>,
     options: Vec<String>,
     /// The folder of `compose.yaml`.
-    pub(super) folder: PathBuf,
+    pub(crate) folder: PathBuf,
     /// Variables that hold for this project only.
-    pub(super) variables: Vec<(&'static str, String)>,
+    pub(crate) variables: Vec<(String, String)>,
 }
 
 impl Compose {
     /// Finds the program, and the project in the working folder or above it.
-    pub(super) async fn find(docker: &Docker, files: Vec<String>, project: Option<String>) -> anyhow::Result<Self> {
+    pub(crate) async fn find(docker: &Docker, files: Vec<String>, project: Option<String>) -> anyhow::Result<Self> {
         let program = program(docker).await?;
         let folder = project_folder(&std::env::current_dir()?)?;
         let mut options = Vec::new();
@@ -101,7 +101,7 @@ impl Compose {
     }
 
     /// Runs it for people to see what it does.
-    pub(super) async fn show(&self, arguments: &[&str]) -> anyhow::Result<()> {
+    pub(crate) async fn show(&self, arguments: &[&str]) -> anyhow::Result<()> {
         let mut command = self.command(arguments);
         command.stdin(Stdio::null());
         let mut child = command.spawn().with_context(|| format!("starting {self}"))?;
@@ -110,19 +110,24 @@ impl Compose {
     }
 
     /// What it prints.
-    pub(super) async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
+    pub(crate) async fn ask(&self, arguments: &[&str]) -> anyhow::Result<String> {
         ask(self.command(arguments), QUESTION).await
     }
 
+    /// Runs it where it may take long; what it prints is told only when it fails.
+    pub(crate) async fn work(&self, arguments: &[&str]) -> anyhow::Result<String> {
+        ask(self.command(arguments), WORK).await
+    }
+
     /// Where a service's port is published on this machine, as host:port.
-    pub(super) async fn port(&self, service: &str, port: u16) -> anyhow::Result<String> {
+    pub(crate) async fn port(&self, service: &str, port: u16) -> anyhow::Result<String> {
         let text = self.ask(&["port", service, &port.to_string()]).await?;
         let address = text.lines().next().unwrap_or_default().trim().replace("0.0.0.0:", "127.0.0.1:");
         if address.is_empty() { Err(anyhow!("{service} is not published: is the cluster up?")) } else { Ok(address) }
     }
 
     /// The variables that Compose puts into `compose.yaml`.
-    pub(super) fn environment(&self) -> anyhow::Result<Environment> {
+    pub(crate) fn environment(&self) -> anyhow::Result<Environment> {
         Environment::read(&self.folder, &self.variables)
     }
 }
@@ -152,7 +157,7 @@ async fn program(docker: &Docker) -> anyhow::Result<Vec<&'static str>> {
 }
 
 /// The nearest folder with our `compose.yaml`.
-fn project_folder(from: &Path) -> anyhow::Result<PathBuf> {
+pub(crate) fn project_folder(from: &Path) -> anyhow::Result<PathBuf> {
     let ours = |folder: &&Path| folder.join("compose.yaml").is_file() && folder.join("Dockerfile").is_file();
     let found = from.ancestors().find(ours).map(Path::to_owned);
     found.context("there is no compose.yaml here or above: run this in a checkout of Chancery")

@@ -6,14 +6,14 @@ use anyhow::Context as _;
 
 /// The variables, as far as they are ours to know.
 #[derive(Debug)]
-pub(super) struct Environment {
+pub(crate) struct Environment {
     file: BTreeMap<String, String>,
-    own: Vec<(&'static str, String)>,
+    own: Vec<(String, String)>,
 }
 
 impl Environment {
     /// Reads `.env` in `folder`; `own` comes before everything else.
-    pub(super) fn read(folder: &Path, own: &[(&'static str, String)]) -> anyhow::Result<Self> {
+    pub(crate) fn read(folder: &Path, own: &[(String, String)]) -> anyhow::Result<Self> {
         let path = folder.join(".env");
         let text = match fs::read_to_string(&path) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
@@ -23,18 +23,18 @@ impl Environment {
     }
 
     /// A variable that is set and not empty.
-    pub(super) fn get(&self, name: &str) -> Option<String> {
+    pub(crate) fn get(&self, name: &str) -> Option<String> {
         let own = self.own.iter().find(|(own, _)| *own == name).map(|(_, value)| value.clone());
         own.or_else(|| std::env::var(name).ok()).or_else(|| self.file.get(name).cloned()).filter(|value| !value.is_empty())
     }
 
     /// The image of every role.
-    pub(super) fn image(&self) -> String {
+    pub(crate) fn image(&self) -> String {
         self.get("CHANCERY_IMAGE").unwrap_or_else(|| "chancery:local".into())
     }
 
     /// The images that Docker must have or be able to fetch.
-    pub(super) fn public_images(&self) -> [String; 3] {
+    pub(crate) fn public_images(&self) -> [String; 3] {
         let or = |name: &str, default: &str| self.get(name).unwrap_or_else(|| default.to_owned());
         ["debian:bookworm-slim".into(), or("CHANCERY_NATS_IMAGE", "nats:2.15-alpine"), or("CHANCERY_POSTGRES_IMAGE", "postgres:17-alpine")]
     }

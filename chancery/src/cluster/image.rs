@@ -12,7 +12,7 @@ const LABEL: &str = "chancery.program";
 
 /// Makes the image when it is missing, or was made from another program, or when `anew`. One that has been built from source, or fetched,
 /// stays.
-pub(super) async fn ensure(docker: &Docker, compose: &Compose, image: &str, anew: bool) -> anyhow::Result<()> {
+pub(crate) async fn ensure(docker: &Docker, compose: &Compose, image: &str, anew: bool) -> anyhow::Result<()> {
     let program = std::env::current_exe().context("finding this program")?;
     let format = format!("{{{{ index .Config.Labels {LABEL:?} }}}}");
     let found = docker.ask(&["image", "inspect", "--format", &format, image]).await.ok();
@@ -21,14 +21,14 @@ pub(super) async fn ensure(docker: &Docker, compose: &Compose, image: &str, anew
         return Ok(());
     }
     if docker.platform != platform() {
-        println!("Docker runs {} and this program is for {}: the image is built from source", docker.platform, platform());
+        eprintln!("Docker runs {} and this program is for {}: the image is built from source", docker.platform, platform());
         return if found.is_none() || anew { compose.show(&["build", "init"]).await } else { Ok(()) };
     }
     let digest = hex::encode(digest::digest(&digest::SHA256, &fs::read(&program)?));
     if !anew && found.is_some_and(|label| label.trim() == digest) {
         return Ok(());
     }
-    println!("making the image {image} from {}", program.display());
+    eprintln!("making the image {image} from {}", program.display());
     let context = Context::with(&program, &compose.folder.join("Dockerfile"))?;
     let label = format!("{LABEL}={digest}");
     let folder = context.0.display().to_string();

@@ -7,28 +7,28 @@ use super::docker::{Compose, Docker};
 
 /// One container.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Service {
+pub(crate) struct Service {
     /// The container's id.
-    pub(super) id: String,
+    pub(crate) id: String,
     /// The service's name in `compose.yaml`.
-    pub(super) name: String,
+    pub(crate) name: String,
     /// `running`, `exited`, …
-    pub(super) state: String,
+    pub(crate) state: String,
     /// `healthy`, `starting`, `unhealthy`; none without a health check.
-    pub(super) health: Option<String>,
+    pub(crate) health: Option<String>,
     /// How it ended, if it has.
-    pub(super) exit_code: i64,
+    pub(crate) exit_code: i64,
     /// How often Docker has started it again.
-    pub(super) restarts: i64,
+    pub(crate) restarts: i64,
     /// When it was started last, RFC 3339.
-    pub(super) started: String,
+    pub(crate) started: String,
     /// Where it is published on this machine.
-    pub(super) ports: Vec<String>,
+    pub(crate) ports: Vec<String>,
 }
 
 impl Service {
     /// All containers of the project, by name.
-    pub(super) async fn all(docker: &Docker, compose: &Compose) -> anyhow::Result<Vec<Self>> {
+    pub(crate) async fn all(docker: &Docker, compose: &Compose) -> anyhow::Result<Vec<Self>> {
         let ids = compose.ask(&["--profile", "mail", "--profile", "observability", "ps", "-q", "-a"]).await?;
         let ids: Vec<&str> = ids.lines().map(str::trim).filter(|id| !id.is_empty()).collect();
         if ids.is_empty() {
@@ -61,12 +61,12 @@ impl Service {
     }
 
     /// True while its process runs.
-    pub(super) fn running(&self) -> bool {
+    pub(crate) fn running(&self) -> bool {
         self.state == "running"
     }
 
     /// As it should be: running and healthy, or done.
-    pub(super) fn fine(&self) -> bool {
+    pub(crate) fn fine(&self) -> bool {
         match self.state.as_str() {
             "running" => self.health.as_deref().is_none_or(|health| health == "healthy"),
             "exited" => self.exit_code == 0 && self.health.is_none(),
@@ -75,12 +75,12 @@ impl Service {
     }
 
     /// True when it will not become fine by waiting, or says so.
-    pub(super) fn failed(&self) -> bool {
+    pub(crate) fn failed(&self) -> bool {
         matches!(self.state.as_str(), "exited" | "dead" | "restarting") && !self.fine() || self.health.as_deref() == Some("unhealthy")
     }
 
     /// Its name and how it is.
-    pub(super) fn describe(&self) -> String {
+    pub(crate) fn describe(&self) -> String {
         match (&self.health, self.state.as_str()) {
             (Some(health), "running") => format!("{} ({health})", self.name),
             (_, "exited") => format!("{} (ended with {})", self.name, self.exit_code),

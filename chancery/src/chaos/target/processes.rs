@@ -16,11 +16,12 @@ use super::{
     Doors, Order, Target,
     disk::Disk,
     links::{Effect, Link},
+    named,
     part::Part,
     stand::Stand,
 };
 use crate::chaos::{
-    fault::{Action, Node, Server},
+    fault::{Action, Server},
     kind::Kind,
     plan::{Plan, Shape},
     proxy::{Then, Way},
@@ -243,14 +244,6 @@ impl Processes {
             Undo::Free(name) => self.stand.disks.get(&name).map_or(Ok(()), Disk::free),
             Undo::Runs(name) => self.until(&name, BACK_LIMIT, "is not started again", Part::runs).await,
         }
-    }
-}
-
-/// The name of a node; those named by what they lead are named before.
-fn named(node: &Node) -> anyhow::Result<&str> {
-    match node {
-        Node::Named(name) => Ok(name),
-        other => bail!("nobody has said who the {other} is"),
     }
 }
 
