@@ -90,15 +90,7 @@ impl Containers {
     /// # Errors
     /// Why not.
     pub fn possible(kind: Kind) -> Result<(), String> {
-        let processes = |why: &str| Err(format!("{why}: --target processes does it"));
-        match kind {
-            Kind::CrashWorker | Kind::CrashConsumer | Kind::FreezeAtPoint => processes("a container is not started anew with a point to die at"),
-            Kind::Delay => processes("nothing stands between two containers that could make each message wait"),
-            Kind::CutCommit | Kind::CutBytes => processes("nothing stands between two containers that could read what they say"),
-            // A slow consumer stands still by signals to its process, everything else of networks is done in the container's own.
-            _ if kind.family() == Family::Network => tools(),
-            _ => Ok(()),
-        }
+        possible(kind, tools)
     }
 
     /// Leaves what every container wrote in a folder. Blocking.
@@ -170,7 +162,8 @@ impl Containers {
         let url = self.stand.reach.database_url.clone();
         let pid = tokio::task::spawn_blocking(move || backend::session(&url)).await??.to_string();
         let id = self.stand.ids.get("postgres").context("there is no postgres")?;
-        self.stand.docker.ask(&["exec", id, "kill", "-9", &pid]).await.map(drop)
+        // By the shell: not every image has a program of that name.
+        self.stand.docker.ask(&["exec", id, "sh", "-c", "kill -9 \"$0\"", &pid]).await.map(drop)
     }
 
     async fn filter(&self, fault: usize, part: &str, rules: Vec<rules::Rule>) -> anyhow::Result<()> {
@@ -268,6 +261,19 @@ impl Containers {
     }
 }
 
+/// Whether a kind can be done, where `networks` says whether a container's network can be entered.
+fn possible(kind: Kind, networks: impl Fn() -> Result<(), String>) -> Result<(), String> {
+    let processes = |why: &str| Err(format!("{why}: --target processes does it"));
+    match kind {
+        Kind::CrashWorker | Kind::CrashConsumer | Kind::FreezeAtPoint => processes("a container is not started anew with a point to die at"),
+        Kind::Delay => processes("nothing stands between two containers that could make each message wait"),
+        Kind::CutCommit | Kind::CutBytes => processes("nothing stands between two containers that could read what they say"),
+        // A slow consumer's process gets signals, for which the same is needed.
+        _ if kind.family() == Family::Network => networks(),
+        _ => Ok(()),
+    }
+}
+
 /// Whether a container's network can be entered.
 fn tools() -> Result<(), String> {
     if !cfg!(target_os = "linux") || !Uid::effective().is_root() {
@@ -357,5 +363,29 @@ impl Target for Containers {
 
     async fn serves(&self, part: &str) -> bool {
         self.stand.serves(part).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_page_on_faults_says_of_every_kind_whether_containers_have_it() {
+        let page = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/chaos.md")).unwrap();
+        for kind in Kind::ALL {
+            let row = page.lines().find(|line| line.starts_with('|') && line.contains(&format!("`{}`", kind.name())));
+            let row = row.unwrap_or_else(|| panic!("docs/chaos.md has no {kind}"));
+            let never = Containers::possible(*kind).is_err_and(|why| why.contains("--target processes"));
+            assert_eq!(row.rsplit_once(" | ").unwrap().1.starts_with("not done"), never, "{row}");
+        }
+    }
+
+    #[test]
+    fn faults_of_the_network_are_not_promised_where_no_network_can_be_entered() {
+        let refuses = || Err("no root".to_owned());
+        for kind in Kind::ALL.iter().filter(|kind| possible(**kind, || Ok(())).is_ok()) {
+            assert_eq!(possible(*kind, refuses).is_err(), kind.family() == Family::Network, "{kind}");
+        }
     }
 }
