@@ -5,6 +5,8 @@ use std::collections::BTreeMap;
 use serde::Serialize;
 use uuid::Uuid;
 
+use super::history::Injection;
+
 /// Everything the checkers compare. Plain data: a test makes a bad one by hand.
 #[derive(Debug, Clone, Default, Serialize)]
 pub struct Facts {
@@ -20,6 +22,9 @@ pub struct Facts {
     pub aggregates: Vec<AggregateRow>,
     /// Stream EVENTS without fences, in its order.
     pub stream: Vec<StreamRow>,
+    /// Messages that say themselves that a fault put them there ([`INJECTED`](super::history::INJECTED)): of some the fault never learnt that
+    /// they were stored.
+    pub injected: Vec<Injection>,
     /// Table `audit_log`, by tenant and number.
     pub audit: Vec<AuditRow>,
     /// What the audit's own verification found broken.

@@ -16,7 +16,7 @@ use std::{
 
 use anyhow::Context as _;
 
-pub use record::{Answer, Effect, End, EventName, FaultSpan, Injection, OpId, Record, Request, Seen, What};
+pub use record::{Answer, Effect, End, EventName, FaultSpan, INJECTED, Injection, OpId, POISON, REPEAT, Record, Request, Seen, What};
 use writer::Writer;
 
 /// Records kept; what comes after them is counted and no verdict is given. Some hours at 40 wishes a second, about a gigabyte.

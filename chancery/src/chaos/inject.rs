@@ -13,7 +13,7 @@ use subjects::stream as names;
 
 use super::{
     chance::Chance,
-    history::{History, Injection},
+    history::{History, INJECTED, Injection, POISON, REPEAT},
     target::Doors,
 };
 use crate::{connect, servers::port};
@@ -161,11 +161,13 @@ async fn put(
     history: &History,
     stream: &str,
     subject: String,
-    headers: HeaderMap,
+    mut headers: HeaderMap,
     body: bytes::Bytes,
     poison: bool,
     detail: String,
 ) -> anyhow::Result<()> {
+    // It may be stored though the acknowledgement is lost.
+    headers.insert(INJECTED, if poison { POISON } else { REPEAT });
     let publish = async { context.publish_with_headers(subject, headers, body).await?.await };
     let ack = tokio::time::timeout(LIMIT, publish).await.context("no acknowledgement")?.map_err(|error| anyhow!("{error}"))?;
     history.injected(Injection { stream: stream.to_owned(), sequence: ack.sequence, poison, detail });

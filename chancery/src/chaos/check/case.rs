@@ -130,6 +130,9 @@ impl<'a> Case<'a> {
         records.iter().for_each(|record| case.take(record));
         let first = case.ops.values().filter(|op| op.request.repeats.is_none());
         case.known = first.filter_map(|op| Some((op.command()?, op.id))).collect();
+        for injection in &facts.injected {
+            case.injected.entry((&injection.stream, injection.sequence)).or_insert(injection);
+        }
         for row in &facts.events {
             case.events.entry(row.id).or_default().push(row);
             case.caused.entry(row.command).or_default().push(row);

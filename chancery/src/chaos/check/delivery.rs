@@ -160,6 +160,11 @@ mod tests {
             run.add(What::Injected { injection });
         };
         assert_eq!(found(injected), []);
+        let says_so = |run: &mut Run| {
+            again(run);
+            run.facts.injected.push(Injection { stream: "EVENTS".into(), sequence: 1_000, poison: false, detail: String::new() });
+        };
+        assert_eq!(found(says_so), []);
     }
 
     #[test]

@@ -30,7 +30,7 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Finding> {
         match op.request.repeats {
             None => first(case, op, &mut owners, &mut findings),
             Some(original) if op.request.same => same(case, op, original, &mut findings),
-            Some(_) => other(case, op, &mut findings),
+            Some(original) => other(case, op, original, &mut findings),
         }
     }
     outcomes(case, &mut findings);
@@ -67,10 +67,15 @@ fn same(case: &Case<'_>, op: &Op<'_>, original: OpId, findings: &mut Findings) {
     }
 }
 
-fn other(case: &Case<'_>, op: &Op<'_>, findings: &mut Findings) {
+fn other(case: &Case<'_>, op: &Op<'_>, original: OpId, findings: &mut Findings) {
+    // While PostgreSQL is away nobody knows what the key was used for: a gateway may say 202, and the outcome that is found later is the
+    // first one's.
+    let first = case.ops.get(&original).and_then(|original| finals(original).next());
+    let later = op.answers.iter().any(|(_, answer)| answer.status == Some(202)) && first.is_some() && finals(op).all(|answer| Some(answer) == first);
     match op.end {
         Some((_, End::Refused { code })) if code == REUSED => {}
         None | Some((_, End::Unknown)) => {}
+        Some(_) if later => {}
         Some((_, end)) => findings.add(Breach::Answer, OTHER_BODY, || format!("{} ended with {end:?}", op.name())),
     }
     for effect in op.request.effects.iter().filter(|effect| !case.effect(effect).is_empty()) {
@@ -207,6 +212,26 @@ mod tests {
         assert_eq!(found(&run), []);
         run.event(1, "user.profile_updated", 0x500, Some("cnry0000000001-other"));
         assert_eq!(found(&run), [(Breach::Duplicate, OTHER_EFFECT.to_owned())]);
+    }
+
+    #[test]
+    fn another_body_may_be_told_202_while_nobody_knows_and_then_the_first_outcome_and_no_other() {
+        let told = |same: fn(u64) -> u64| {
+            let mut run = repeated(false, How::Succeeds);
+            let answers: Vec<u64> =
+                run.records.iter().filter_map(|record| if let What::Answer { answer, .. } = &record.what { answer.same } else { None }).collect();
+            let (first, second) = (answers[answers.len() - 2], answers[answers.len() - 1]);
+            for record in &mut run.records {
+                if let What::Answer { answer, .. } = &mut std::sync::Arc::make_mut(record).what
+                    && answer.same == Some(second)
+                {
+                    (answer.status, answer.same) = (Some(202), Some(same(first)));
+                }
+            }
+            found(&run)
+        };
+        assert_eq!(told(|first| first), []);
+        assert_eq!(told(|first| first + 1), [(Breach::Answer, OTHER_BODY.to_owned())]);
     }
 
     #[test]

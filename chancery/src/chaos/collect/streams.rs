@@ -3,7 +3,10 @@
 use std::{collections::HashMap, net::SocketAddr, time::Duration};
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::{Message, consumer::pull::OrderedConfig};
+use async_nats::{
+    HeaderMap,
+    jetstream::{Message, consumer::pull::OrderedConfig},
+};
 use futures_util::{StreamExt as _, TryStreamExt as _};
 use http_body_util::{BodyExt as _, Empty};
 use hyper::{Request, body::Bytes, client::conn::http1::handshake, header::HOST};
@@ -17,6 +20,7 @@ use super::{Doors, database::hash};
 use crate::chaos::{
     check::replicas::agree,
     facts::{ConsumerRow, DeadLetter, Facts, ReplicaRow, StreamRow},
+    history::{INJECTED, Injection, POISON},
     reach::Part,
 };
 
@@ -42,14 +46,29 @@ pub(super) async fn read(doors: &Doors<'_>, facts: &mut Facts) -> anyhow::Result
     for message in messages(doors, names::EVENTS, names::ALL_EVENTS).await? {
         let place = place(&message)?;
         subjects.push((place, message.subject.to_string()));
+        facts.injected.extend(message.headers.as_ref().and_then(|headers| injected(names::EVENTS, place, headers)));
         facts.stream.push(event(place, &message));
     }
     for message in messages(doors, names::DEADLETTERS, "dlq.>").await? {
         subjects.push((0, message.subject.to_string()));
         facts.dead_letters.push(letter(&message));
     }
+    // Of COMMANDS only what became a dead letter matters; the rest has outcomes.
+    let commands = doors.jetstream.get_stream(names::COMMANDS).await.context("looking for COMMANDS")?;
+    for letter in facts.dead_letters.iter().filter(|letter| letter.origin_stream == names::COMMANDS) {
+        // What is purged tells nothing any more.
+        if let Ok(message) = commands.get_raw_message(letter.origin_sequence).await {
+            facts.injected.extend(injected(names::COMMANDS, letter.origin_sequence, &message.headers));
+        }
+    }
     facts.consumers = consumers(doors, &subjects).await?.into_iter().map(|consumer| consumer.row).collect();
     Ok(subjects)
+}
+
+/// What a message says of itself.
+fn injected(stream: &str, sequence: u64, headers: &HeaderMap) -> Option<Injection> {
+    let value = headers.get(INJECTED)?.as_str();
+    Some(Injection { stream: stream.to_owned(), sequence, poison: value == POISON, detail: "by its header".to_owned() })
 }
 
 fn place(message: &Message) -> anyhow::Result<u64> {
@@ -268,6 +287,16 @@ mod tests {
         let parts = [part("gateway"), part("audit"), part("guests-2")];
         assert_eq!(["audit", "guests", "authz-cache", "notifications"].map(|name| runs(&parts, name)), [true, true, false, false]);
         assert!(runs(&[], "notifications"));
+    }
+
+    #[test]
+    fn a_message_that_a_fault_put_there_says_so_itself() {
+        let mut headers = HeaderMap::new();
+        assert_eq!(injected("EVENTS", 7, &headers), None);
+        headers.insert(INJECTED, "repeat");
+        assert_eq!(injected("EVENTS", 7, &headers).map(|injection| (injection.sequence, injection.poison)), Some((7, false)));
+        headers.insert(INJECTED, POISON);
+        assert!(injected("EVENTS", 7, &headers).is_some_and(|injection| injection.poison));
     }
 
     #[test]

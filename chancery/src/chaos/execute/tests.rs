@@ -117,6 +117,7 @@ async fn a_run_that_is_stopped_lifts_what_is_on() {
         }
         stop.cancel();
     };
-    tokio::join!(execute(&book, &Arc::new(Fine), &plan, &history, &stop), stopper);
+    let fine = Arc::new(Fine);
+    tokio::join!(execute(&book, &fine, &plan, &history, &stop), stopper);
     assert!(book.on.lock().unwrap().is_empty(), "still on: {:?}", book.on.lock().unwrap());
 }

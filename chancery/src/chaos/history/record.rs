@@ -116,6 +116,14 @@ pub struct FaultSpan {
     pub detail: String,
 }
 
+/// The header that a fault gives to every message it puts into a stream; its value is [`POISON`] or [`REPEAT`]. When the acknowledgement is
+/// lost, the message itself tells what it is.
+pub const INJECTED: &str = "Chancery-Chaos";
+/// See [`INJECTED`].
+pub const POISON: &str = "poison";
+/// See [`INJECTED`].
+pub const REPEAT: &str = "repeat";
+
 /// A message that a fault put into a stream.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Injection {
