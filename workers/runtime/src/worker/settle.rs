@@ -144,7 +144,7 @@ async fn stored_events(
         memory_storage: true,
         ..pull::Config::default()
     };
-    let consumer = streams::reader(&stream, wanted).await.map_err(nats)?;
+    let consumer = streams::reader(stream, wanted).await.map_err(nats)?;
     let mut messages = consumer
         .stream()
         .max_messages_per_batch(1_000)
