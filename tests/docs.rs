@@ -218,3 +218,63 @@ fn the_docs_of_the_configuration_are_what_is_read() {
     let unknown: Vec<String> = named(&source).difference(&documented).cloned().collect();
     assert!(unknown.is_empty(), "the sources name {unknown:?}, which docs/configuration.md does not know");
 }
+
+#[expect(dead_code, reason = "what tries the table on servers is not needed here")]
+#[path = "acceptance/privilege/table.rs"]
+mod privileges;
+
+#[test]
+fn the_docs_of_privileges_are_the_table_that_the_servers_are_held_against() {
+    use chancery::migrate::ROLES;
+    use privileges::{STATEMENTS, STREAM_REQUESTS, STREAMS, SUBJECTS, TABLES, Verb, rights, users};
+    let names = |who: &[&str]| if who.is_empty() { "nobody".to_owned() } else { who.join(", ") };
+    let cell = |text: &str| text.replace('|', "\\|");
+    let mut text = String::from(
+        "# Privileges\n\nMade from `tests/acceptance/privilege/table.rs`; see `tests/docs.rs`. Do not edit. The tests beside that table hold a real nats-server \
+         and a real PostgreSQL against every\nline and user of it: what is not here is refused. `own` is the user that `{d}` (a durable) or `{u}` (a user) \
+         stands for, `consumers` are all consumers, another team's\nincluded, `{t}` is a tenant, and `worker@gateway` is the worker where `{u}` is the gateway.\n\n\
+         ## Users at NATS\n\n",
+    );
+    let exact: Vec<String> = users().iter().map(|user| format!("`{}`", user.name())).collect();
+    let _ = writeln!(
+        text,
+        "{}: what the tables say. `operator`: everything in the account `{}`; no process of the stack is it. `system`: the servers, in the account `{}`.\n",
+        exact.join(", "),
+        chancery::privilege::nats::ACCOUNT,
+        chancery::privilege::nats::SYSTEM_ACCOUNT,
+    );
+    text.push_str("### Subjects\n\n| what | may | subject | who |\n|---|---|---|---|\n");
+    for row in SUBJECTS {
+        let verb = if row.verb == Verb::Publish { "publish" } else { "subscribe" };
+        let _ = writeln!(text, "| {} | {verb} | `{}` | {} |", row.what, cell(row.subject), names(row.who));
+    }
+    let _ =
+        write!(text, "\n### Requests about each stream, `$JS.API.…`\n\n| what | request | {} |\n|---|---|---|---|---|---|\n", STREAMS.join(" | "));
+    for (what, request, who) in STREAM_REQUESTS {
+        let of_streams: Vec<String> = who.iter().map(|who| if who.is_empty() { "–".to_owned() } else { who.join(", ") }).collect();
+        let _ = writeln!(text, "| {what} | `{request}` | {} |", of_streams.join(" | "));
+    }
+    let _ = write!(
+        text,
+        "\n## Roles of PostgreSQL\n\nBy their first letters, what a role may do to a table: {}; `s` reads some of its columns. Row level security narrows what \
+         rows\nthat is about: the gateway sees one tenant, a consumer only what it keeps about itself.\n\n| table |",
+        STATEMENTS.join(", ")
+    );
+    for role in ROLES {
+        let _ = write!(text, " {} |", role.trim_start_matches("chancery_"));
+    }
+    let _ = writeln!(text, "\n|---|{}", "---|".repeat(ROLES.len()));
+    for (table, _) in TABLES {
+        let _ = write!(text, "| `{table}` |");
+        for role in ROLES {
+            let letters = STATEMENTS.iter().zip(rights(table, role)).map(|(kind, right)| match right {
+                "*" => kind[..1].to_owned(),
+                "some" => "s".to_owned(),
+                _ => String::new(),
+            });
+            let _ = write!(text, " {} |", letters.collect::<String>());
+        }
+        text.push('\n');
+    }
+    compare(&[("privileges.md".to_owned(), text)].into());
+}

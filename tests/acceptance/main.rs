@@ -11,5 +11,6 @@ mod harness;
 mod harness_itself;
 mod migrations;
 mod pipeline;
+mod privilege;
 mod recovery;
 mod up;

@@ -36,7 +36,7 @@ pub(crate) struct Stack {
     pub(super) postgres_proxy: Option<Proxy>,
     pub(super) nats_proxy: Option<Proxy>,
     pub(super) database: String,
-    pub(super) nats: Nats,
+    pub(crate) nats: Nats,
     pub(super) own: Option<Postgres>,
     pub(super) folder: PathBuf,
     pub(super) http: Http,
@@ -222,6 +222,11 @@ impl Stack {
         let process = self.process(name);
         process.start();
         blocking(|| process.wait_ready());
+    }
+
+    /// Adds a process that is not started yet, with more variables.
+    pub(crate) fn add_unstarted(&mut self, name: &str, role: Role, environment: &[(&str, &str)]) {
+        self.add(name, role, environment);
     }
 
     /// Kills nats-server with -9.

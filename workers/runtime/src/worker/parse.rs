@@ -1,7 +1,7 @@
 //! From a message to a command, or to the reason why it is none.
 
 use aggregates::{Command, ParseError};
-use subjects::{CommandId, CommandMessage, CommandSubject, TenantId, header};
+use subjects::{CommandId, CommandMessage, CommandSubject, TenantId, header, user};
 
 use super::reader::Incoming;
 
@@ -41,7 +41,8 @@ pub(crate) struct Dead {
 
 /// Reads a message. The tenant and the partition are computed again from the body: the subject proves nothing.
 pub(crate) fn parse(incoming: &Incoming, partition: u16, partitions: u16) -> Parsed {
-    let reply = incoming.headers.get(header::REPLY).map(|reply| reply.as_str().to_owned());
+    // A worker may publish events: whoever sent the command must not choose a subject of a stream for the answer.
+    let reply = incoming.headers.get(header::REPLY).map(|reply| reply.as_str().to_owned()).filter(|reply| user::is_inbox(reply));
     let subject = CommandSubject::parse(&incoming.subject).ok();
     let dead = |reason: &'static str, error: String, message: Option<CommandMessage>| {
         let command = incoming.headers.get(header::MESSAGE_ID).and_then(|id| id.as_str().parse().ok());
