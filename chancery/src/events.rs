@@ -9,8 +9,8 @@ use runtime::{
     repair::{self, Report},
 };
 
-/// Whose inbox the answers come to: these are the operator's rights.
-const INBOX: &str = "_INBOX_operator";
+/// Whose rights these commands need.
+const USER: &str = subjects::user::OPERATOR;
 /// Findings shown one by one; `--json` has more of them.
 const SHOWN: usize = 20;
 
@@ -39,7 +39,7 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
-        let connection = nats::connect(config, "events", INBOX).await?;
+        let connection = nats::connect(config, "events", USER).await?;
         match command {
             Command::Reconcile { dry_run, json } => {
                 let report = repair::reconcile(config, &connection, !dry_run).await?;

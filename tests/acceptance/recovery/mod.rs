@@ -39,7 +39,7 @@ impl Ran {
 
     #[track_caller]
     fn expect(self, code: i32) -> Self {
-        assert_eq!(self.code, Some(code), "{self:?}");
+        assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
         self
     }
 }
