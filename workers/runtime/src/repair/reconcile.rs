@@ -118,7 +118,7 @@ pub enum ReconcileError {
     #[error("another repair of this database is under way")]
     Locked,
     /// EVENTS lacks too much, or has too much else.
-    #[error("{0}: mending them one by one is no way; `chancery events rebuild --anew` builds EVENTS from the table")]
+    #[error("{0}: mending them one by one is no way, see docs/operations.md, \"EVENTS lost\"")]
     TooMuch(#[from] compare::TooMuch),
     /// EVENTS was created anew meanwhile.
     #[error("EVENTS was created anew while it was compared; begin again")]
