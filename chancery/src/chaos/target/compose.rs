@@ -41,6 +41,8 @@ const LOOK: Duration = Duration::from_millis(200);
 const BACK_LIMIT: Duration = Duration::from_secs(60);
 /// How long a slow part runs between two times that it stands still.
 const RUN: Duration = Duration::from_millis(60);
+/// How often a container is asked to be paused.
+const PAUSE_ATTEMPTS: usize = 3;
 /// How long connections are refused where the kernel cannot end them.
 const REFUSED: Duration = Duration::from_millis(400);
 
@@ -109,8 +111,7 @@ impl Containers {
     /// `docker <what> <container>`.
     async fn docker(&self, what: &[&str], part: &str) -> anyhow::Result<()> {
         let id = self.stand.ids.get(part).with_context(|| format!("there is no {part}"))?;
-        let words: Vec<&str> = what.iter().copied().chain([id.as_str()]).collect();
-        self.stand.docker.work(&words).await.map(drop).with_context(|| format!("docker {} {part}", what.join(" ")))
+        self.stand.docker.work(&[what, &[id.as_str()]].concat()).await.map(drop).with_context(|| format!("docker {} {part}", what.join(" ")))
     }
 
     /// kill -9. Docker takes that for somebody's wish and does not start it again, whatever its restart policy says: lifting does.
@@ -122,7 +123,15 @@ impl Containers {
     async fn freeze(&self, fault: usize, part: &str) -> anyhow::Result<()> {
         let already = self.undo().values().flatten().any(|undo| matches!(undo, Undo::Thaw(frozen) if frozen == part));
         self.remember(fault, Undo::Thaw(part.to_owned()));
-        if already { Ok(()) } else { self.docker(&["pause"], part).await }
+        let mut attempt = 0;
+        // A busy kernel does not freeze a process that is in the middle of something, and Docker gives up at once.
+        while !already && let Err(error) = self.docker(&["pause"], part).await {
+            attempt += 1;
+            if attempt == PAUSE_ATTEMPTS {
+                return Err(error);
+            }
+        }
+        Ok(())
     }
 
     /// Starts a container that has ended, and only that; rules that are still to be on it are put on it again.
