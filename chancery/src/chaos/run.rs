@@ -41,6 +41,10 @@ const DRAIN_LIMIT: Duration = Duration::from_secs(120);
 /// # Errors
 /// The cluster does not start, or what became of it cannot be read.
 pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "planted")]
+    if let Some(name) = &options.planted {
+        return super::defect::run(&config, name);
+    }
     let seed = options.seed.unwrap_or_else(rand::random);
     let plan = make_plan(options, seed)?;
     if options.list {

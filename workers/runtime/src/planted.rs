@@ -28,7 +28,7 @@ macro_rules! planted {
 }
 
 #[cfg(feature = "planted")]
-pub use armed::{Defect, NotArmed, VARIABLE, arm, is};
+pub use armed::{Defect, NotArmed, VARIABLE, arm_as_told, is};
 
 #[cfg(feature = "planted")]
 mod armed {
@@ -124,11 +124,15 @@ mod armed {
     static CHOSEN: OnceLock<Option<Defect>> = OnceLock::new();
     static TOLD: AtomicBool = AtomicBool::new(false);
 
-    /// Arms the defect that `value` (of `CHANCERY_PLANTED`) names. The first call counts.
+    /// Arms the defect that `CHANCERY_PLANTED` names. The first call counts.
     ///
     /// # Errors
     /// The variable is missing or names no defect.
-    pub fn arm(value: Option<&str>) -> Result<(), NotArmed> {
+    pub fn arm_as_told() -> Result<(), NotArmed> {
+        arm(std::env::var(VARIABLE).ok().as_deref())
+    }
+
+    fn arm(value: Option<&str>) -> Result<(), NotArmed> {
         let chosen = match value {
             None | Some("") => return Err(NotArmed::Missing),
             Some(NONE) => None,
