@@ -5,7 +5,7 @@
 mod tests;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
@@ -21,7 +21,7 @@ use super::{
     target::{Order, Target},
 };
 
-/// How long recovering from a fault may take; after that it counts as unhealed.
+/// How long recovering may take when no fault is on any more; after that it counts as unhealed.
 const RECOVERY_LIMIT: Duration = Duration::from_secs(60);
 /// How often it is asked whether it has.
 const ASK: Duration = Duration::from_millis(150);
@@ -47,6 +47,31 @@ impl<T: Target> Probe for Probes<T> {
     }
 }
 
+/// Which faults are on, and when the last one was lifted: nobody has to recover while others keep it from that.
+#[derive(Debug)]
+struct Weather {
+    on: usize,
+    calm: Instant,
+}
+
+impl Weather {
+    fn begin(weather: &Mutex<Self>) {
+        weather.lock().unwrap_or_else(PoisonError::into_inner).on += 1;
+    }
+
+    fn lift(weather: &Mutex<Self>) {
+        let mut weather = weather.lock().unwrap_or_else(PoisonError::into_inner);
+        weather.on = weather.on.saturating_sub(1);
+        weather.calm = Instant::now();
+    }
+
+    /// Whether nothing has been on for so long.
+    fn calm_for(weather: &Mutex<Self>, limit: Duration) -> bool {
+        let weather = weather.lock().unwrap_or_else(PoisonError::into_inner);
+        weather.on == 0 && weather.calm.elapsed() > limit
+    }
+}
+
 /// How a fault went.
 #[derive(Debug, Clone)]
 pub(super) struct Went {
@@ -59,14 +84,15 @@ pub(super) struct Went {
 /// Does the whole plan, or as much of it as comes before `stop`; everything is lifted at the end.
 pub(super) async fn execute<T: Target, P: Probe>(target: &Arc<T>, probes: &Arc<P>, plan: &Plan, history: &History, stop: &Stop) -> Vec<Went> {
     let begin = tokio::time::Instant::now();
+    let weather = Arc::new(Mutex::new(Weather { on: 0, calm: Instant::now() }));
     let mut tasks = JoinSet::new();
     for (fault, step) in plan.steps.iter().cloned().enumerate() {
         tokio::select! {
             () = tokio::time::sleep_until(begin + step.start) => {}
             () = stop.cancelled() => break,
         }
-        let (target, probes, history) = (target.clone(), probes.clone(), history.clone());
-        tasks.spawn(async move { one(&*target, &*probes, &history, fault, &step).await });
+        let (target, probes, history, weather) = (target.clone(), probes.clone(), history.clone(), weather.clone());
+        tasks.spawn(async move { one(&*target, &*probes, &history, &weather, fault, &step).await });
     }
     tokio::select! {
         () = tokio::time::sleep_until(begin + plan.length) => {}
@@ -84,8 +110,9 @@ pub(super) async fn execute<T: Target, P: Probe>(target: &Arc<T>, probes: &Arc<P
     all
 }
 
-async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, fault: usize, step: &Step) -> Went {
+async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, weather: &Mutex<Weather>, fault: usize, step: &Step) -> Went {
     let begin = Instant::now();
+    Weather::begin(weather);
     let resolved = resolve(target, &step.action).await;
     let action = resolved.as_ref().unwrap_or(&step.action);
     let named = if *action == step.action { String::new() } else { step.action.to_string() };
@@ -99,9 +126,9 @@ async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, fau
     }
     let lifted = target.lift(fault).await;
     guard.lifted();
+    Weather::lift(weather);
     let trouble = begun.err().or(lifted.err()).map(|error| format!("{error:#}"));
     let (parts, gateway) = concerned(target, action);
-    let deadline = Instant::now() + RECOVERY_LIMIT;
     let recovered = loop {
         let missing = not_serving(target, &parts).await;
         let why = match missing {
@@ -111,7 +138,7 @@ async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, fau
             },
             Some(part) => format!("{part} does not serve"),
         };
-        if Instant::now() > deadline {
+        if Weather::calm_for(weather, RECOVERY_LIMIT) {
             break Err(why);
         }
         tokio::time::sleep(ASK).await;
