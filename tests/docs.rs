@@ -166,7 +166,7 @@ fn the_docs_of_problems_are_what_the_gateway_serves() {
 }
 
 /// Variables that are read before there is a configuration, or by tools and tests.
-const ELSEWHERE: [(&str, &str); 13] = [
+const ELSEWHERE: [(&str, &str); 16] = [
     ("CHANCERY_ROLE_PASSWORD", "the password `migrate` gives the database roles; also as `CHANCERY_ROLE_PASSWORD_FILE`"),
     ("CHANCERY_NATS_SERVER", "a nats-server binary for `up`, `bench` and the tests, instead of the one found or fetched"),
     ("CHANCERY_POSTGRES_BIN", "a folder with PostgreSQL's programs for `up`, `bench` and the tests, instead of the one found or fetched"),
@@ -177,6 +177,9 @@ const ELSEWHERE: [(&str, &str); 13] = [
     ("CHANCERY_GATEWAY_2_PORT", "the second gateway's port on this machine; for `compose.yaml`"),
     ("CHANCERY_NATS_IMAGE", "the image of the nats-servers; for `compose.yaml`"),
     ("CHANCERY_POSTGRES_IMAGE", "the image of PostgreSQL; for `compose.yaml`"),
+    ("CHANCERY_NATS_MEMORY", "the memory of each nats-server; for `compose.yaml`"),
+    ("CHANCERY_POSTGRES_MEMORY", "the memory of PostgreSQL; for `compose.yaml`"),
+    ("CHANCERY_PLANTED", "the defect a build with the feature `planted` has; such builds exist for `chaos --planted` alone"),
     ("CHANCERY_GUARDED", "a role ends when its standard input does; set by who starts it"),
     ("CHANCERY_RECORD", "`1` lets the tests record JSON and these documents anew"),
     ("CHANCERY_TEST_COMMANDS", "commands in each of the load tests"),
