@@ -111,16 +111,23 @@ pub(super) async fn execute<T: Target, P: Probe>(target: &Arc<T>, probes: &Arc<P
 }
 
 async fn one<T: Target, P: Probe>(target: &T, probes: &P, history: &History, weather: &Mutex<Weather>, fault: usize, step: &Step) -> Went {
-    let begin = Instant::now();
+    let mut begin = Instant::now();
     Weather::begin(weather);
     let resolved = resolve(target, &step.action).await;
     let action = resolved.as_ref().unwrap_or(&step.action);
     let named = if *action == step.action { String::new() } else { step.action.to_string() };
-    let guard = history.fault(FaultSpan { index: fault, kind: step.kind.name(), target: action.to_string(), detail: named });
+    let span = FaultSpan { index: fault, kind: step.kind.name(), target: action.to_string(), detail: named };
+    // Until its point is reached, such a part only waits for it, and that is nothing to recover from.
+    let waits = matches!(action, Action::AtPoint { .. });
+    let mut guard = (!waits).then(|| history.fault(span.clone()));
     let begun = match &resolved {
         Ok(action) => start(target, history, Order { fault, action, length: step.length }).await,
         Err(error) => Err(anyhow::anyhow!("{error:#}")),
     };
+    if waits {
+        begin = Instant::now();
+    }
+    let guard = guard.take().unwrap_or_else(|| history.fault(span));
     if begun.is_ok() && lasts(action) {
         tokio::time::sleep(step.length).await;
     }

@@ -261,7 +261,15 @@ impl Containers {
                 Ok(())
             }
             Undo::Runs(part) => self.run_again(&part).await,
-            Undo::Free(part) => self.on_disks(&format!("rm -f /disks/{part}/fill-{fault}")).await,
+            Undo::Free(part) => {
+                self.on_disks(&format!("rm -f /disks/{part}/fill-{fault}")).await?;
+                // A node that has found no room keeps nothing any more until somebody starts it again; an operator does.
+                if self.shape.nodes.contains(&part) && !self.stand.serves(&part).await {
+                    self.docker(&["restart"], &part).await?;
+                    self.run_again(&part).await?;
+                }
+                Ok(())
+            }
             Undo::Slices(stop, task) => {
                 stop.cancel();
                 Ok(task.await?)

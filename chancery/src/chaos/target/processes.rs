@@ -241,7 +241,11 @@ impl Processes {
                 });
                 Ok(())
             }
-            Undo::Free(name) => self.stand.disks.get(&name).map_or(Ok(()), Disk::free),
+            Undo::Free(name) => {
+                self.stand.disks.get(&name).map_or(Ok(()), Disk::free)?;
+                // nats-server stops a stream whose disk was full until it is started anew: whoever makes room does that, too.
+                if self.shape.nodes.contains(&name) { self.with(&name, Part::restart).await? } else { Ok(()) }
+            }
             Undo::Runs(name) => self.until(&name, BACK_LIMIT, "is not started again", Part::runs).await,
         }
     }

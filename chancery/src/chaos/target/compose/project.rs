@@ -36,7 +36,7 @@ impl Project {
             remove(name);
         }
         let name = format!("{PREFIX}{}", std::process::id());
-        let folder = std::env::temp_dir().join(&name);
+        let folder = folder(&name);
         let _ = std::fs::remove_dir_all(&folder);
         std::os::unix::fs::DirBuilderExt::mode(&mut std::fs::DirBuilder::new(), 0o700).create(&folder)?;
         Ok(Self { name, folder })
@@ -51,12 +51,16 @@ impl Project {
 impl Drop for Project {
     fn drop(&mut self) {
         remove(&self.name);
-        let _ = std::fs::remove_dir_all(&self.folder);
     }
 }
 
 fn image(project: &str) -> String {
     format!("chancery:{project}")
+}
+
+/// Where a project's credentials are copied to.
+fn folder(project: &str) -> PathBuf {
+    std::env::temp_dir().join(project)
 }
 
 /// Whether a project is of a run that is no more.
@@ -78,6 +82,7 @@ fn remove(project: &str) {
     all(&["network", "ls"], &["network", "rm"]);
     all(&["volume", "ls"], &["volume", "rm"]);
     docker(&["rmi", "-f", &image(project)]);
+    let _ = std::fs::remove_dir_all(folder(project));
 }
 
 /// The lines that `docker …` prints; none when it fails. In a group of its own, so that a second Ctrl-C does not end it half-way.
