@@ -36,7 +36,6 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use runtime::{Config, Stop};
-use tokio::signal::unix::{SignalKind, signal};
 
 use crate::servers::nats;
 use measure::Round;
@@ -166,7 +165,7 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     }
     let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("starting the runtime")?;
     let stop = Stop::new();
-    side.block_on(async { watch_signals(&stop) })?;
+    side.block_on(async { crate::signals::watch_signals(&stop) })?;
     let machine = usage::machine();
     eprintln!("starting servers and processes ({machine}) …");
     let mut stand = Stand::start(&config, &options)?;
@@ -265,21 +264,4 @@ fn say(number: usize, name: &str, round: Option<&Round>) {
             round.rows_missing
         );
     }
-}
-
-/// The first signal ends the bench in order; a second one ends at once, and the guards remove what is left.
-fn watch_signals(stop: &Stop) -> std::io::Result<()> {
-    let (mut term, mut int, mut hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = hup.recv() => {} }
-            if stop.is_cancelled() {
-                std::process::exit(130);
-            }
-            eprintln!("stopping …");
-            stop.cancel();
-        }
-    });
-    Ok(())
 }

@@ -20,6 +20,7 @@ pub mod privilege;
 pub mod provision;
 pub mod role;
 pub mod servers;
+mod signals;
 pub mod telemetry;
 pub mod token;
 pub mod up;

@@ -15,6 +15,3 @@ COMMENT ON TABLE consumer_late IS 'Not written any more; a later release drops i
 
 ALTER TABLE consumer_begins OWNER TO chancery_owner;
 GRANT SELECT, INSERT ON consumer_begins TO chancery_logging, chancery_audit, chancery_notifications, chancery_onboarding;
--- Whether the stream knows more than the database shows in the marks of all partitions.
-GRANT SELECT (partition, mark_stream, events_incarnation) ON partitions TO chancery_logging, chancery_audit, chancery_notifications,
-    chancery_onboarding;

@@ -29,6 +29,27 @@ pub fn event(tenant: TenantId, event_type: &str) -> String {
     format!("evt.{tenant}.{event_type}")
 }
 
+/// Every command of every tenant, token by token: what somebody may publish who may give any. (`cmd.>` would also allow what is none.)
+pub const ANY_COMMAND: &str = "cmd.*.*.*.*";
+/// Every [`command_filter`].
+pub const ANY_PARTITION: &str = "cmd.*.>";
+/// Every event of every tenant, token by token.
+pub const ANY_EVENT: &str = "evt.*.*.*";
+/// Every filter of one tenant's events.
+pub const ANY_TENANT: &str = "evt.*.>";
+/// Every fence.
+pub const ANY_FENCE: &str = "fence.*";
+
+/// One command of every tenant; `command` is `<aggregate>.<command>`.
+pub fn any_tenants(command: &str) -> String {
+    format!("cmd.*.*.{command}")
+}
+
+/// Every dead letter of a consumer, or of `worker`.
+pub fn any_dead_letter(consumer: &str) -> String {
+    format!("dlq.{consumer}.*.*")
+}
+
 /// Where the owner of a partition announces itself before it publishes. Inside EVENTS, so that it has a place in the same order.
 pub fn fence(partition: u16) -> String {
     format!("fence.{partition}")

@@ -2,6 +2,7 @@
 
 mod client;
 mod follow;
+mod kinds;
 mod learn;
 mod mix;
 mod pursue;
@@ -29,7 +30,8 @@ use super::{
 use crate::token::{self, Claims};
 use client::Client;
 use follow::{Follower, follow};
-use mix::{Kinds, Mix, Wanted};
+use kinds::Kinds;
+use mix::{Mix, Wanted};
 use world::World;
 
 /// How long the tokens of the load are valid; no run is longer.

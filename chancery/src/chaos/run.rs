@@ -10,10 +10,7 @@ use std::{
 
 use anyhow::{Context as _, bail};
 use runtime::{Config, Stop};
-use tokio::{
-    runtime::Runtime,
-    signal::unix::{SignalKind, signal},
-};
+use tokio::runtime::Runtime;
 
 use super::{
     On, Options,
@@ -56,7 +53,7 @@ pub fn run(config: Config, options: &Options) -> anyhow::Result<ExitCode> {
     let out = out(&config, options, seed)?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().context("starting the runtime")?;
     let stop = Stop::new();
-    runtime.block_on(async { watch_signals(&stop) })?;
+    runtime.block_on(async { crate::signals::watch_signals(&stop) })?;
     eprintln!("seed {seed}: {} faults in {:.0} s; {}", plan.steps.len(), plan.length.as_secs_f64(), out.display());
     for kind in Kind::ALL {
         if let Err(why) = possible(options.target, *kind) {
@@ -218,20 +215,4 @@ fn keep_logs(from: &Path, to: &Path) {
     for entry in fs::read_dir(from).into_iter().flatten().filter_map(Result::ok) {
         let _ = fs::copy(entry.path(), to.join(entry.file_name()));
     }
-}
-
-/// The first signal ends the run in order, a second one at once; the guards do the rest.
-fn watch_signals(stop: &Stop) -> std::io::Result<()> {
-    let (mut term, mut int, mut hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
-    let stop = stop.clone();
-    tokio::spawn(async move {
-        loop {
-            tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, _ = hup.recv() => {} }
-            if stop.is_cancelled() {
-                std::process::exit(130);
-            }
-            stop.cancel();
-        }
-    });
-    Ok(())
 }

@@ -80,9 +80,7 @@ mod tests {
     };
 
     fn found(spoil: impl FnOnce(&mut Run)) -> Vec<String> {
-        let mut run = kit::good();
-        spoil(&mut run);
-        check(&Case::new(&run.records, &run.facts)).into_iter().map(|finding| finding.what).collect()
+        kit::found(check, spoil)
     }
 
     #[test]

@@ -53,14 +53,12 @@ mod tests {
     };
 
     fn found(spoil: impl FnOnce(&mut Run)) -> Vec<String> {
-        let mut run = kit::good();
-        spoil(&mut run);
-        check(&Case::new(&run.records, &run.facts)).into_iter().map(|finding| finding.what).collect()
+        kit::found(check, spoil)
     }
 
     fn letter(stream: &str, sequence: u64) -> DeadLetter {
         DeadLetter {
-            subject: "dlq.audit.user.created".into(),
+            subject: subjects::dead_letter("audit", "user.created"),
             consumer: "audit".into(),
             reason: "poison".into(),
             error: String::new(),

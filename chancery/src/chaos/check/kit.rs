@@ -9,6 +9,7 @@ use std::{
 use uuid::Uuid;
 
 use crate::chaos::{
+    check::{Case, Finding},
     facts::{AggregateRow, AuditRow, CommandRow, ConsumerRow, EventRow, Facts, ReplicaRow, StreamRow},
     history::{Answer, Effect, End, EventName, FaultSpan, OpId, Record, Request, Seen, What},
 };
@@ -213,6 +214,13 @@ impl Run {
             |node: &&str| ReplicaRow { stream: "EVENTS".into(), node: (*node).into(), messages: last, first: 1, last, deleted: 0, wanted: 3 };
         self.facts.replicas = NODES.iter().map(replica).collect();
     }
+}
+
+/// What a checker finds in a good run after something was done to it.
+pub(crate) fn found(check: fn(&Case<'_>) -> Vec<Finding>, spoil: impl FnOnce(&mut Run)) -> Vec<String> {
+    let mut run = good();
+    spoil(&mut run);
+    check(&Case::new(&run.records, &run.facts)).into_iter().map(|finding| finding.what).collect()
 }
 
 /// A run with a fault in it and nothing wrong.

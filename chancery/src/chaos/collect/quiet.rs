@@ -111,7 +111,7 @@ async fn unread(doors: &Doors<'_>) -> anyhow::Result<usize> {
     let mut unread = 0;
     for row in doors.database.query("SELECT partition, cursor FROM partitions", &[]).await? {
         let (partition, cursor): (i16, i64) = (row.try_get(0)?, row.try_get(1)?);
-        let last = match stream.get_last_raw_message_by_subject(&format!("cmd.{partition}.>")).await {
+        let last = match stream.get_last_raw_message_by_subject(&subjects::command_filter(partition.unsigned_abs())).await {
             Ok(message) => message.sequence,
             Err(error) if matches!(error.kind(), jetstream::stream::LastRawMessageErrorKind::NoMessageFound) => 0,
             Err(error) => return Err(error.into()),

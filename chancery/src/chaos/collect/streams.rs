@@ -49,7 +49,7 @@ pub(super) async fn read(doors: &Doors<'_>, facts: &mut Facts) -> anyhow::Result
         facts.injected.extend(message.headers.as_ref().and_then(|headers| injected(names::EVENTS, place, headers)));
         facts.stream.push(event(place, &message));
     }
-    for message in messages(doors, names::DEADLETTERS, "dlq.>").await? {
+    for message in messages(doors, names::DEADLETTERS, names::DEADLETTERS_SUBJECTS[0]).await? {
         subjects.push((0, message.subject.to_string()));
         facts.dead_letters.push(letter(&message));
     }

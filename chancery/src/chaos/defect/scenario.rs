@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use async_nats::HeaderMap;
 use nix::sys::signal::Signal;
 use runtime::planted::Defect;
-use subjects::stream as names;
+use subjects::{Kind, TenantId, stream as names};
 
 use super::stand::{Stand, Wanted, until};
 use crate::{
@@ -257,10 +257,10 @@ async fn unreadable(stand: &mut Stand<'_>, history: &History) -> anyhow::Result<
     let tenant = script.tenant().await?;
     script.rename(&tenant).await?;
     let jetstream = stand.jetstream().await?;
-    let id = format!("tenant_{}", tenant.id);
-    let partition = subjects::partition(&id, 64);
+    let id = TenantId::new(tenant.id);
+    let command = subjects::command(subjects::partition(&id.to_string(), 64), id, Kind::User, "create");
     let guard = fault(history, "poison", "COMMANDS and EVENTS", "a message that is no JSON");
-    for (stream, subject) in [(names::COMMANDS, format!("cmd.{partition}.{id}.user.create")), (names::EVENTS, format!("evt.{id}.user.created"))] {
+    for (stream, subject) in [(names::COMMANDS, command), (names::EVENTS, subjects::event(id, "user.created"))] {
         let ack = jetstream.publish(subject, "no message at all".into()).await?.await?;
         history.injected(Injection { stream: stream.into(), sequence: ack.sequence, poison: true, detail: "no JSON".into() });
     }

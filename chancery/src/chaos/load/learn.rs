@@ -9,7 +9,8 @@ use uuid::Uuid;
 use super::{
     Shared,
     client::{Client, Try, uuid},
-    mix::{Kinds, Wanted},
+    kinds::Kinds,
+    mix::Wanted,
     pursue::Ended,
     world::{Hot, Invitation, Team, Tenant, User, remember},
 };

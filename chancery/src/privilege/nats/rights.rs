@@ -12,13 +12,6 @@ use subjects::{authz, stream, user as names};
 use super::{SAMPLE, User};
 use crate::role::Consumer;
 
-/// Every command: partition, tenant, aggregate, command.
-const COMMANDS: &str = "cmd.*.*.*.*";
-/// The readers of the streams' partitions take one of these.
-const PARTITION: &str = "cmd.*.>";
-/// An event stream takes one of these.
-const TENANT: &str = "evt.*.>";
-
 /// Subjects a user may use. What is in none of the lists is refused, and what is denied is refused though it is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Permissions {
@@ -102,8 +95,8 @@ fn provisioner() -> Vec<String> {
 /// may, together with the others.
 fn gateway() -> Vec<String> {
     let (events, letters, bucket) = (stream::EVENTS, stream::DEADLETTERS, authz::STREAM);
-    let mut publish = vec![COMMANDS.to_owned(), subjects::PROBE.to_owned()];
-    publish.extend(reads(events, Some(TENANT)));
+    let mut publish = vec![subjects::ANY_COMMAND.to_owned(), subjects::PROBE.to_owned()];
+    publish.extend(reads(events, Some(subjects::ANY_TENANT)));
     publish.extend([
         // The watch of the bucket: the client library makes its reader without a name, and after a gap with one. It is pushed, and the server
         // asks for its pace.
@@ -125,12 +118,12 @@ fn gateway() -> Vec<String> {
 /// commands of time, and outcomes to those who wait.
 fn worker() -> Vec<String> {
     let (commands, events) = (stream::COMMANDS, stream::EVENTS);
-    let mut publish = vec!["evt.*.*.*".to_owned(), "fence.*".to_owned(), "dlq.worker.*.*".to_owned()];
-    publish.extend(of_time().map(|command| format!("cmd.*.*.{command}")));
+    let mut publish = vec![subjects::ANY_EVENT.to_owned(), subjects::ANY_FENCE.to_owned(), subjects::any_dead_letter(names::WORKER)];
+    publish.extend(of_time().map(|command| subjects::any_tenants(&command)));
     // Two tokens: an inbox for outcomes. Those for the answers to requests have three.
     let reactors = Consumer::ALL.into_iter().filter(|consumer| !consumer.commands().is_empty());
     publish.extend([names::GATEWAY].into_iter().chain(reactors.map(Consumer::name)).map(|name| format!("{}.*", names::inbox(name))));
-    publish.extend(reads(commands, Some(PARTITION)));
+    publish.extend(reads(commands, Some(subjects::ANY_PARTITION)));
     publish.extend(reads(events, None));
     publish.extend([api(&format!("STREAM.PURGE.{commands}")), api(&format!("DIRECT.GET.{commands}"))]);
     publish
@@ -164,13 +157,13 @@ fn durable(name: &str) -> Vec<String> {
         api(&format!("CONSUMER.INFO.{events}.{name}")),
         api(&format!("CONSUMER.MSG.NEXT.{events}.{name}")),
         format!("$JS.ACK.{events}.{name}.>"),
-        format!("dlq.{name}.*.*"),
+        subjects::any_dead_letter(name),
     ]
 }
 
 /// What a consumer sends besides: commands, or what it drops of the bucket.
 fn emitted(consumer: Consumer) -> Vec<String> {
-    let mut publish: Vec<String> = consumer.commands().iter().map(|command| format!("cmd.*.*.{command}")).collect();
+    let mut publish: Vec<String> = consumer.commands().iter().map(|command| subjects::any_tenants(command)).collect();
     if consumer == Consumer::AuthzCache {
         publish.extend(authz::SUBJECTS.map(str::to_owned));
         publish.extend([api(&format!("STREAM.INFO.{}", authz::STREAM)), api(&format!("STREAM.PURGE.{}", authz::STREAM))]);

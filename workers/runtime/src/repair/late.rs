@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use async_nats::{Client, Request, jetstream::stream::Stream};
+use async_nats::{Client, jetstream::stream::Stream};
 use bytes::Bytes;
-use serde::Deserialize;
 use subjects::header;
 use tokio::time::{Instant, sleep};
 
-use crate::{store::commit::EventRow, worker::event_headers};
+use crate::{
+    store::commit::EventRow,
+    worker::{PublishError, event_headers, store_message},
+};
 
 /// Tries of one event at most, where the fence moves or an answer is lost.
 const TRIES: u32 = 10;
@@ -16,23 +18,6 @@ const TRIES: u32 = 10;
 const WRONG_LAST_SEQUENCE: u64 = 10_071;
 /// Longer than the server remembers an id for (and so takes what it has lost for a repeat), nothing is waited for.
 const MARGIN: Duration = Duration::from_secs(30);
-
-#[derive(Deserialize)]
-struct PubAck {
-    #[serde(default)]
-    seq: u64,
-    #[serde(default)]
-    duplicate: bool,
-    error: Option<PubAckError>,
-}
-
-#[derive(Deserialize)]
-struct PubAckError {
-    #[serde(default)]
-    err_code: u64,
-    #[serde(default)]
-    description: String,
-}
 
 /// Publishes one event as a late one; the sequence it got.
 ///
@@ -62,22 +47,18 @@ pub(super) async fn publish(
         headers.insert(header::LATE, "true");
         headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, fence.to_string());
         headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE_SUBJECT, fence_subject.as_str());
-        let request = Request::new().headers(headers).payload(Bytes::copy_from_slice(event.body.as_bytes())).timeout(Some(limit));
-        let answer = match client.send_request(subject.clone(), request).await {
-            Ok(answer) => answer,
-            Err(lost) => {
-                error = format!("no PubAck: {lost}");
+        match store_message(client, limit, subject.clone(), headers, Bytes::copy_from_slice(event.body.as_bytes())).await {
+            Err(unknown @ PublishError::Unknown(_)) => {
+                error = unknown.to_string();
                 sleep(Duration::from_millis(200) * tries).await;
-                continue;
             }
-        };
-        let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| format!("unreadable PubAck: {error}"))?;
-        match ack.error {
-            None if ack.duplicate => {
+            Err(PublishError::Refused { code: WRONG_LAST_SEQUENCE, .. }) => error = "the partition's owner changes all the time".into(),
+            Err(refused) => return Err(refused.to_string()),
+            Ok(stored) if stored.duplicate => {
                 // The server remembers the id. If it has the message, this is an earlier try of ours; if it has lost it, it takes it again
                 // as soon as it has forgotten the id.
-                if stream.get_raw_message(ack.seq).await.is_ok_and(|found| found.headers.get(header::LATE).is_some()) {
-                    return Ok(ack.seq);
+                if stream.get_raw_message(stored.seq).await.is_ok_and(|found| found.headers.get(header::LATE).is_some()) {
+                    return Ok(stored.seq);
                 }
                 error = "the server still remembers the event that it has lost".into();
                 if begun.elapsed() > patience {
@@ -86,9 +67,7 @@ pub(super) async fn publish(
                 tries -= 1;
                 sleep(Duration::from_millis(500)).await;
             }
-            None => return Ok(ack.seq),
-            Some(refusal) if refusal.err_code == WRONG_LAST_SEQUENCE => error = "the partition's owner changes all the time".into(),
-            Some(refusal) => return Err(format!("refused: {} ({})", refusal.description, refusal.err_code)),
+            Ok(stored) => return Ok(stored.seq),
         }
     }
     Err(error)

@@ -34,6 +34,7 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use uuid::Uuid;
 
 pub(crate) use headers::event_headers;
+pub(crate) use outbox::{PublishError, store as store_message};
 
 use crate::{Config, StartError, Stop, failpoint, health, nats, planted, store, streams};
 use keeper::{Avoided, Keeper, Notice};

@@ -142,10 +142,21 @@ pub(crate) enum PublishError {
     Refused { code: u64, description: String },
 }
 
+/// A message that is stored.
+#[derive(Debug, Deserialize)]
+pub(crate) struct Stored {
+    /// Its place in the stream.
+    #[serde(default)]
+    pub(crate) seq: u64,
+    /// The server remembers the id of an earlier one, and has stored nothing now.
+    #[serde(default)]
+    pub(crate) duplicate: bool,
+}
+
 #[derive(Deserialize)]
 struct PubAck {
-    #[serde(default)]
-    seq: u64,
+    #[serde(flatten)]
+    stored: Stored,
     error: Option<PubAckError>,
 }
 
@@ -299,11 +310,16 @@ impl Outbox {
 
 /// See [`Outbox::request`].
 pub(super) async fn request_on(client: &Client, limit: Duration, subject: String, headers: HeaderMap, payload: Bytes) -> Result<u64, PublishError> {
+    store(client, limit, subject, headers, payload).await.map(|stored| stored.seq)
+}
+
+/// One message, and what its PubAck says.
+pub(crate) async fn store(client: &Client, limit: Duration, subject: String, headers: HeaderMap, payload: Bytes) -> Result<Stored, PublishError> {
     let request = Request::new().headers(headers).payload(payload).timeout(Some(limit));
     let answer = nats::ask(&subject, client.send_request(subject.clone(), request)).await.map_err(PublishError::Unknown)?;
     let ack: PubAck = serde_json::from_slice(&answer.payload).map_err(|error| PublishError::Unknown(format!("unreadable PubAck: {error}")))?;
     match ack.error {
-        None => Ok(ack.seq),
+        None => Ok(ack.stored),
         Some(error) => Err(PublishError::Refused { code: error.err_code, description: error.description }),
     }
 }
