@@ -237,7 +237,7 @@ pub(crate) const TABLES: &[(&str, &[(&str, &str)])] = &[
     ("public.invitation_views", &[("gateway", "S")]),
     ("public.member_views", &[("gateway", "S")]),
     ("public.notification_views", &[("gateway", "S")]),
-    ("public.partitions", &[("worker", "SIU"), ("authz_cache", "s"), ("logging", "s"), ("audit", "s"), ("notifications", "s"), ("onboarding", "s")]),
+    ("public.partitions", &[("worker", "SIU"), ("authz_cache", "s")]),
     ("public.refinery_audit", &[]),
     ("public.refinery_authz_cache", &[]),
     ("public.refinery_core", &[]),
