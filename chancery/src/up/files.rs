@@ -18,6 +18,18 @@ use crate::{
 /// Marks a folder as ours, so that `--reset` never removes anything else.
 const MARK: &str = "chancery-data";
 
+/// Whether there is a folder that holds something which is not ours.
+fn is_foreign(root: &Path) -> bool {
+    !root.join(MARK).exists() && fs::read_dir(root).is_ok_and(|entries| entries.flatten().any(|entry| !is_left(&entry.file_name().to_string_lossy())))
+}
+
+/// Whether other commands leave something of this name in the data folder: fetched servers, the reports of chaos, and what a bench or a run
+/// of chaos that was killed had stood on.
+fn is_left(name: &str) -> bool {
+    let of_a_run = |prefix: &str| name.strip_prefix(prefix).is_some_and(|pid| pid.parse::<u32>().is_ok());
+    ["cache", "chaos"].contains(&name) || of_a_run("bench-") || of_a_run("chaos-")
+}
+
 /// The data folder of `up`.
 #[derive(Debug)]
 pub struct Files {
@@ -55,10 +67,7 @@ impl Files {
     /// # Errors
     /// Another `up` runs on it, or it is not ours.
     pub fn open(root: &Path, reset: bool) -> anyhow::Result<Self> {
-        let mark = root.join(MARK);
-        let foreign =
-            !mark.exists() && fs::read_dir(root).is_ok_and(|mut entries| entries.any(|entry| entry.is_ok_and(|one| one.file_name() != "cache")));
-        if foreign {
+        if is_foreign(root) {
             bail!("{} exists and is not a data folder of chancery: set CHANCERY_DATA to another", root.display());
         }
         fs::create_dir_all(root).with_context(|| format!("making {}", root.display()))?;
@@ -230,7 +239,20 @@ fn quoted(value: &str) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::quoted;
+    use super::{is_foreign, quoted};
+
+    #[test]
+    fn what_bench_and_chaos_leave_keeps_up_from_nothing_and_anything_else_does() {
+        let root = std::env::temp_dir().join(format!("chancery-files-{}", uuid::Uuid::now_v7()));
+        for name in ["cache", "chaos/5", "bench-17", "chaos-4711"] {
+            std::fs::create_dir_all(root.join(name)).unwrap();
+        }
+        assert!(!is_foreign(&root));
+        std::fs::create_dir(root.join("chaos-theory")).unwrap();
+        assert!(is_foreign(&root));
+        std::fs::remove_dir_all(&root).unwrap();
+        assert!(!is_foreign(&root), "there is no folder");
+    }
 
     #[test]
     fn a_value_survives_the_shell() {
