@@ -3,4 +3,5 @@
 mod matrix;
 mod postgres;
 mod refusal;
+mod rows;
 mod table;

@@ -43,7 +43,7 @@ async fn tried(client: &Client, kind: &str, relation: &str, view: bool, column: 
     "-"
 }
 
-async fn login(stack: &Stack, role: &str) -> Client {
+pub(super) async fn login(stack: &Stack, role: &str) -> Client {
     let mut config: tokio_postgres::Config = stack.database_url().parse().unwrap();
     config.user(role).password(PASSWORD);
     let (client, connection) = config.connect(tokio_postgres::NoTls).await.unwrap();
