@@ -4,10 +4,13 @@ use std::time::Duration;
 
 use chancery::role::Consumer;
 
+use runtime::consume::{Durable, Start};
+use subjects::stream as names;
+
 use super::{FIRST, SECOND, effective, follower, history, make_holes, more, outward, prepare_effects, published, run, settled};
 use crate::{
     consumers::{audited, count},
-    harness::Stack,
+    harness::{Stack, blocking, wait_until},
 };
 
 #[tokio::test(flavor = "multi_thread")]
@@ -92,6 +95,40 @@ async fn what_reconcile_cannot_mend_it_tells_and_fails() {
     let report = run(&stack, &["events", "reconcile", "--json"]).await.expect(1).json();
     assert_eq!(report["differs"], 1, "{report}");
     drop(tenants);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_consumer_of_new_events_is_not_fed_what_was_before_it_began_though_events_is_created_anew() {
+    let stack = Stack::builder().start().await;
+    prepare_effects(&stack).await;
+    let tenants = history(&stack, 3).await;
+    published(&stack).await;
+    stack.db().await.batch_execute("CREATE TABLE old AS SELECT id FROM events").await.unwrap();
+    let new = Durable { start: Start::New, ..FIRST };
+    let placed = async || {
+        let stream = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap();
+        let life = runtime::streams::incarnation(stream.cached_info());
+        let here = format!("SELECT count(*) FROM consumer_positions WHERE consumer = '{}' AND incarnation = '{life}'", FIRST.name);
+        wait_until("it has a place in this life of EVENTS", async || count(&stack, &here).await == 1).await;
+    };
+    let consumer = follower(&stack, new);
+    placed().await;
+    consumer.end();
+    // What comes while it is away is lost with EVENTS: of a tenant from before, and of one that it has never heard of.
+    more(&stack, &tenants[..1]).await;
+    history(&stack, 1).await;
+    published(&stack).await;
+    stack.jetstream().await.delete_stream(names::EVENTS).await.unwrap();
+    blocking(|| stack.provision());
+    let consumer = follower(&stack, new);
+    placed().await;
+    // Another tenant from before is heard of in the stream alone; of the third nothing new comes at all.
+    more(&stack, &tenants[1..2]).await;
+    let left = "SELECT count(*) FROM events e WHERE NOT EXISTS (SELECT FROM old WHERE old.id = e.id) AND NOT EXISTS (SELECT FROM effects f WHERE f.event_id = e.id)";
+    wait_until("what is new has its effect", async || count(&stack, left).await == 0).await;
+    assert_eq!(count(&stack, "SELECT count(*) FROM effects f JOIN old ON old.id = f.event_id").await, 0, "it was fed what was before it began");
+    assert_eq!(count(&stack, "SELECT count(*) - count(DISTINCT event_id) FROM effects").await, 0, "an event took effect twice");
+    consumer.end();
 }
 
 async fn make_remember_nothing(stack: &Stack) {
