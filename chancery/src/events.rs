@@ -37,6 +37,7 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
     if config.database_url.expose().is_empty() {
         bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
     }
+    runtime::failpoint::arm(config.failpoint.as_deref());
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
     runtime.block_on(async {
         let connection = nats::connect(config, "events", USER).await?;

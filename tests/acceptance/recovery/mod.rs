@@ -1,5 +1,6 @@
 //! What an operator mends: EVENTS with holes, EVENTS lost, a database that went back behind its stream, releases that follow each other.
 
+mod frozen;
 mod holes;
 
 use std::process::Stdio;

@@ -8,6 +8,7 @@ use subjects::header;
 use tokio::time::{Instant, sleep};
 
 use crate::{
+    failpoint,
     store::commit::EventRow,
     worker::{PublishError, event_headers, store_message},
 };
@@ -43,6 +44,7 @@ pub(super) async fn publish(
         tries += 1;
         still().await?;
         let fence = fence(stream, &fence_subject).await?;
+        failpoint::hit("late_fence_read");
         let mut headers = event_headers(event);
         headers.insert(header::LATE, "true");
         headers.insert(header::EXPECTED_LAST_SUBJECT_SEQUENCE, fence.to_string());

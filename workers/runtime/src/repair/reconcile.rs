@@ -17,7 +17,7 @@ use super::{
     scan::Scan,
 };
 use crate::{
-    Config, nats,
+    Config, failpoint, nats,
     store::{
         self,
         commit::EventRow,
@@ -311,6 +311,7 @@ async fn publish_missing(
                 Err(error) => tracing::error!(partition = event.partition, tenant.id = %event.tenant, event.id = %event.id, error, "still missing"),
             }
             mended.insert((event.partition, event.partition_sequence), published);
+            failpoint::hit("late_published");
         }
     }
     let info = stream.get_info().await.map_err(broker)?;
