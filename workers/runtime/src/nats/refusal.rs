@@ -216,11 +216,14 @@ mod tests {
     async fn a_request_that_is_refused_ends_with_the_name_of_what_is_missing() {
         let asking = tokio::spawn(async { ask("$JS.API.CONSUMER.CREATE.COMMANDS.", std::future::pending::<Result<(), String>>()).await });
         // Another one's refusal is none of ours.
-        while !asking.is_finished() {
-            heard("worker", &other("Permissions Violation for Publish to \"evt.t.user.created\""));
-            heard("worker", &other("Permissions Violation for Publish to \"$JS.API.CONSUMER.CREATE.COMMANDS.abc.cmd.7.>\""));
-            tokio::task::yield_now().await;
-        }
+        let refusing = async {
+            while !asking.is_finished() {
+                heard("worker", &other("Permissions Violation for Publish to \"evt.t.user.created\""));
+                heard("worker", &other("Permissions Violation for Publish to \"$JS.API.CONSUMER.CREATE.COMMANDS.abc.cmd.7.>\""));
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::time::timeout(Duration::from_secs(10), refusing).await.expect("the refusal is not heard");
         let error = asking.await.unwrap().unwrap_err();
         assert_eq!(error, "NATS does not let user worker publish to $JS.API.CONSUMER.CREATE.COMMANDS.abc.cmd.7.>");
     }
