@@ -89,3 +89,19 @@ fn named(node: &Node) -> anyhow::Result<&str> {
         other => anyhow::bail!("nobody has said who the {other} is"),
     }
 }
+
+/// Doors that lead nowhere, for tests that never go through them.
+#[cfg(test)]
+pub(super) fn nowhere() -> (Reach, Doors) {
+    use runtime::config::Secret;
+
+    use super::reach::{NatsReach, Parts};
+
+    let access = Access::at("nats://127.0.0.1:1");
+    let (monitors, gateways) = (BTreeMap::new(), BTreeMap::new());
+    let doors = Doors { operator: access.clone(), worker: access.clone(), gateway: access, system: None, monitors, gateways };
+    let nats = NatsReach { urls: Secret::new(""), user: None, password: None, ca: None, monitors: Vec::new() };
+    let (database_url, token_private_key) = (Secret::new(""), Secret::new(""));
+    let reach = Reach { gateways: Vec::new(), database_url, nats, token_private_key, mail: None, parts: Parts::new(Vec::new) };
+    (reach, doors)
+}

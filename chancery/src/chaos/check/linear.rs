@@ -84,6 +84,10 @@ struct Frame {
 
 /// Searches. `operations` are in the order of their begins.
 pub(super) fn search(operations: &[Operation], initial: State) -> Found {
+    search_for(MAX_STEPS, operations, initial)
+}
+
+fn search_for(steps: usize, operations: &[Operation], initial: State) -> Found {
     let mut done = Done(vec![0; operations.len() / 64 + 1]);
     let mut seen = HashSet::new();
     let mut missing = operations.iter().filter(|operation| operation.end.is_some()).count();
@@ -91,7 +95,7 @@ pub(super) fn search(operations: &[Operation], initial: State) -> Found {
     let mut deepest = (usize::MAX, 0);
     // Everything before it is done: as long as that is so, nobody looks there again.
     let mut first = 0;
-    for _ in 0..MAX_STEPS {
+    for _ in 0..steps {
         if missing == 0 {
             return Found::Order;
         }
@@ -226,6 +230,13 @@ mod tests {
         };
         assert_eq!(search(&history(false), START), Found::Order);
         assert_eq!(search(&history(true), START), Found::None(900));
+    }
+
+    #[test]
+    fn a_search_that_takes_too_many_steps_is_given_up() {
+        let operations: Vec<Operation> = (0..100).map(|number| write(number * 2, number * 2 + 1, number + 1, number + 2)).collect();
+        assert_eq!(search_for(10, &operations, START), Found::GivenUp);
+        assert_eq!(search_for(1_000, &operations, START), Found::Order);
     }
 
     /// Tries every order that fits the times.

@@ -34,13 +34,17 @@ pub(super) fn check(case: &Case<'_>) -> Vec<Finding> {
         let mut operations: Vec<(Operation, &Op<'_>)> = ops.into_iter().filter_map(|op| Some((history.operation(case, op)?, op))).collect();
         operations.sort_by_key(|(operation, _)| operation.begin);
         let bare: Vec<Operation> = operations.iter().map(|(operation, _)| *operation).collect();
-        match linear::search(&bare, history.initial(&bare)) {
-            Found::Order => {}
-            Found::None(place) => findings.add(Breach::Disorder, NO_ORDER, || story(register, &operations, place)),
-            Found::GivenUp => findings.add(Breach::Health, GIVEN_UP, || format!("{register}: {} operations", bare.len())),
-        }
+        judge(register, &operations, linear::search(&bare, history.initial(&bare)), &mut findings);
     }
     findings.done()
+}
+
+fn judge(register: Uuid, operations: &[(Operation, &Op<'_>)], found: Found, findings: &mut Findings) {
+    match found {
+        Found::Order => {}
+        Found::None(place) => findings.add(Breach::Disorder, NO_ORDER, || story(register, operations, place)),
+        Found::GivenUp => findings.add(Breach::Health, GIVEN_UP, || format!("{register}: {} operations", operations.len())),
+    }
 }
 
 /// The operation that nothing explains and those around it.
@@ -185,5 +189,12 @@ mod tests {
         assert_eq!(found(&run), Vec::<String>::new());
         run.request(conditional(Some(3)), How::Refused(CONFLICT));
         assert_eq!(found(&run), [NO_ORDER]);
+    }
+
+    #[test]
+    fn a_register_that_could_not_be_decided_is_no_acquittal() {
+        let mut findings = Findings::new("C3");
+        judge(Uuid::nil(), &[], Found::GivenUp, &mut findings);
+        assert_eq!(findings.done().into_iter().map(|finding| finding.what).collect::<Vec<_>>(), [GIVEN_UP]);
     }
 }

@@ -1,19 +1,14 @@
 //! Only that what is begun is lifted: the faults themselves are tested on real processes.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    sync::Mutex,
-};
-
-use runtime::{config::Secret, nats::Access};
+use std::{collections::BTreeSet, sync::Mutex};
 
 use super::*;
 use crate::chaos::{
     history::What,
     kind::Kind,
     plan::Shape,
-    reach::{NatsReach, Parts, Reach},
-    target::Doors,
+    reach::Reach,
+    target::{Doors, nowhere},
 };
 
 /// A target that writes down what it is asked, and whose parts never fail to serve.
@@ -28,12 +23,7 @@ struct Book {
 
 impl Book {
     fn new() -> Arc<Self> {
-        let access = Access::at("nats://127.0.0.1:1");
-        let (monitors, gateways) = (BTreeMap::new(), BTreeMap::new());
-        let doors = Doors { operator: access.clone(), worker: access.clone(), gateway: access, system: None, monitors, gateways };
-        let nats = NatsReach { urls: Secret::new(""), user: None, password: None, ca: None, monitors: Vec::new() };
-        let (database_url, token_private_key) = (Secret::new(""), Secret::new(""));
-        let reach = Reach { gateways: Vec::new(), database_url, nats, token_private_key, mail: None, parts: Parts::new(Vec::new) };
+        let (reach, doors) = nowhere();
         Arc::new(Self { shape: Shape::default(), reach, doors, on: Mutex::default(), lifted: Mutex::default() })
     }
 }

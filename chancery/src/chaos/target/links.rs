@@ -104,7 +104,7 @@ impl Links {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use tokio::{
         io::{AsyncReadExt as _, AsyncWriteExt as _},
         net::{TcpListener, TcpStream},
@@ -114,16 +114,16 @@ mod tests {
     use super::*;
 
     /// Whether a byte comes back through the link, within a moment or for sure.
-    async fn passes(address: SocketAddr) -> bool {
+    pub(in crate::chaos::target) async fn passes(address: SocketAddr) -> bool {
         let mut client = TcpStream::connect(address).await.unwrap();
         client.write_all(b"x").await.unwrap();
         matches!(timeout(Duration::from_millis(500), client.read_u8()).await, Ok(Ok(b'x')))
     }
 
-    #[tokio::test]
-    async fn a_link_stays_cut_until_the_last_fault_on_it_is_lifted() {
+    /// A server that sends back one byte of each connection.
+    pub(in crate::chaos::target) async fn echo() -> SocketAddr {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-        let target = listener.local_addr().unwrap();
+        let address = listener.local_addr().unwrap();
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
                 tokio::spawn(async move {
@@ -132,6 +132,12 @@ mod tests {
                 });
             }
         });
+        address
+    }
+
+    #[tokio::test]
+    async fn a_link_stays_cut_until_the_last_fault_on_it_is_lifted() {
+        let target = echo().await;
         let mut links = Links::default();
         let address = links.add("worker-1", "nats-1", target).await.unwrap();
         let other = links.add("worker-2", "nats-1", target).await.unwrap();

@@ -1,5 +1,8 @@
 //! The target of processes: what each fault does to them.
 
+#[cfg(test)]
+mod tests;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     path::Path,
