@@ -170,7 +170,8 @@ impl Postgres {
         self.child.stop(Duration::from_secs(30))
     }
 
-    fn data(&self) -> PathBuf {
+    /// Where its files are.
+    pub fn data(&self) -> PathBuf {
         self.options.root.join("data")
     }
 

@@ -3,7 +3,7 @@
 use std::{
     collections::BTreeMap,
     net::SocketAddr,
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -259,6 +259,36 @@ impl Stack {
             }
             own.restart().unwrap();
         });
+    }
+
+    /// Copies the files of the stack's own PostgreSQL while it is down, as a backup does.
+    pub(crate) fn back_up_postgres(&mut self) -> PathBuf {
+        let own = self.own.as_mut().expect("build the stack with own_postgres()");
+        blocking(|| {
+            own.stop();
+            let copy = own.data().with_extension("copy");
+            let done = std::process::Command::new("cp").arg("-a").args([&own.data(), &copy]).status().unwrap();
+            assert!(done.success());
+            own.restart().unwrap();
+            copy
+        })
+    }
+
+    /// Puts such a copy in the place of the files, and starts PostgreSQL on it.
+    pub(crate) fn restore_postgres(&mut self, copy: &Path) {
+        let own = self.own.as_mut().expect("build the stack with own_postgres()");
+        blocking(|| {
+            own.stop();
+            std::fs::remove_dir_all(own.data()).unwrap();
+            std::fs::rename(copy, own.data()).unwrap();
+            own.restart().unwrap();
+        });
+    }
+
+    /// What `/readyz` of a process says.
+    pub(crate) fn readiness(&mut self, name: &str) -> String {
+        let address = self.process(name).part().admin.expect("a process has an address");
+        port::get(address, "/readyz", Duration::from_secs(2)).map(|(_, body)| body).unwrap_or_default()
     }
 
     /// The proxy between workers and PostgreSQL.

@@ -233,6 +233,7 @@ pub(crate) const TABLES: &[(&str, &[(&str, &str)])] = &[
     ("public.consumer_suspects", &[("consumers", "SIUD")]),
     ("public.deadletters", &[("worker", "SIUD")]),
     ("public.events", &[("worker", "SI"), ("gateway", "S"), ("consumers", "S")]),
+    ("public.history_checks", &[("worker", "SID")]),
     ("public.invitation_terms", &[("worker", "SID"), ("gateway", "S")]),
     ("public.invitation_views", &[("gateway", "S")]),
     ("public.member_views", &[("gateway", "S")]),

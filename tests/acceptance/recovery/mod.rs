@@ -2,6 +2,8 @@
 
 mod frozen;
 mod holes;
+mod lost;
+mod restored;
 
 use std::process::Stdio;
 

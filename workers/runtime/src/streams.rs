@@ -171,6 +171,15 @@ pub async fn get(context: &jetstream::Context, name: &str) -> Result<stream::Str
     nats::ask_api(&format!("STREAM.INFO.{name}"), context.get_stream(name)).await
 }
 
+/// The same, where it may be missing.
+pub(crate) async fn look_at(context: &jetstream::Context, name: &str) -> Result<Option<stream::Stream>, String> {
+    match context.get_stream(name).await {
+        Ok(found) => Ok(Some(found)),
+        Err(error) if is_missing(&error) => Ok(None),
+        Err(error) => Err(error.to_string()),
+    }
+}
+
 /// Makes a reader of one's own; see [`reader_name`].
 ///
 /// # Errors
@@ -256,7 +265,17 @@ async fn look(config: &Config, context: &jetstream::Context, streams: &[&str]) -
     Ok(())
 }
 
-/// What tells one life of a stream from the next: when it was created.
+/// What tells one life of a stream from the next: when it was created, in nanoseconds since 1970. Never 0.
+pub fn life(info: &stream::Info) -> i64 {
+    i64::try_from(info.created.unix_timestamp_nanos()).unwrap_or(i64::MAX)
+}
+
+/// The same as text, as it stands in tables and in the ids of event streams.
 pub fn incarnation(info: &stream::Info) -> String {
-    info.created.unix_timestamp_nanos().to_string()
+    life(info).to_string()
+}
+
+/// Whether a stream has forgotten messages, by age or otherwise. One that was built anew may begin at a higher number than 1.
+pub fn has_forgotten(info: &stream::Info) -> bool {
+    info.state.first_sequence > info.config.first_sequence.unwrap_or(1).max(1)
 }

@@ -68,13 +68,11 @@ fn place(partition: u16, partition_sequence: u64) -> i64 {
     (i64::MIN / 2).saturating_add(rank)
 }
 
-/// Whether the table has events from before the stream was created.
-pub(crate) async fn is_older(pool: &Pool, stream_created: OffsetDateTime) -> Result<bool, String> {
+/// Whether the table has events that this life of EVENTS never had. One that was built anew from the table has all of them.
+pub(crate) async fn is_older(pool: &Pool, incarnation: &str) -> Result<bool, String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
-    let select = "SELECT min(e.occurred_at) < $1 FROM generate_series(0, 1023) p
-         CROSS JOIN LATERAL (SELECT occurred_at FROM events WHERE partition = p AND partition_sequence = 1 OFFSET 0) e";
-    let row = client.query_one(select, &[&stream_created]).await.map_err(|error| describe(&error))?;
-    Ok(row.get::<_, Option<bool>>(0).unwrap_or(false))
+    let row = client.query_one("SELECT events_begin_later($1)", &[&incarnation]).await.map_err(|error| describe(&error))?;
+    Ok(row.get(0))
 }
 
 /// The partitions that have events.

@@ -19,7 +19,7 @@ use super::{
     progress::{Batch, Unsettled},
     shared::{Shared, wait},
 };
-use crate::{Failure, store::describe};
+use crate::{Failure, store::describe, streams};
 
 /// An event is in the table a little after its time; by so much a later feeding begins before the start of the one before.
 const MARGIN: time::Duration = time::Duration::hours(1);
@@ -77,7 +77,7 @@ where
             return Ok(true);
         }
         let (had, first) = (consumer.delivered.stream_sequence, stream.state.first_sequence);
-        let forgotten = had + 1 < first || self.behind;
+        let forgotten = streams::has_forgotten(stream) && had + 1 < first || self.behind;
         let Some(pool) = self.pool.clone() else {
             if forgotten {
                 self.metrics.gaps.inc();
@@ -91,7 +91,7 @@ where
             self.behind = false;
             return Ok(true);
         };
-        if !(forgotten || is_new && feed::is_older(&pool, stream.created).await?) {
+        if !(forgotten || is_new && feed::is_older(&pool, &streams::incarnation(stream)).await?) {
             return Ok(true);
         }
         let Some(place) = begin(&pool, self.durable.name, consumer.created, is_new).await? else { return Ok(true) };

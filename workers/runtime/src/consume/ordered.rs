@@ -197,7 +197,8 @@ where
                 feed::begin(&self.pool, self.durable.name).await?;
             }
         }
-        let other_life = !is_new && (self.position.incarnation != incarnation || self.position.sequence > state.last_sequence);
+        let truncated = !is_new && self.position.incarnation == incarnation && self.position.sequence > state.last_sequence;
+        let other_life = !is_new && (self.position.incarnation != incarnation || truncated);
         if other_life {
             tracing::error!(
                 consumer.name = self.durable.name,
@@ -210,7 +211,7 @@ where
         if self.durable.stream != subjects::stream::EVENTS {
             return Ok(false);
         }
-        let forgotten = self.position.sequence + 1 < state.first_sequence;
+        let forgotten = streams::has_forgotten(info) && self.position.sequence + 1 < state.first_sequence;
         if forgotten {
             tracing::warn!(
                 consumer.name = self.durable.name,
@@ -219,8 +220,9 @@ where
                 "the stream has forgotten events that were not handled"
             );
         }
-        let younger = is_new && self.durable.start == Start::All && feed::is_older(&self.pool, info.created).await?;
-        Ok(forgotten || other_life || younger)
+        // A life that was built anew from the table has all of it, and is read like any other.
+        let begins = truncated || if is_new { self.durable.start == Start::All } else { other_life };
+        Ok(forgotten || begins && (truncated || feed::is_older(&self.pool, &incarnation).await?))
     }
 
     async fn follow(&mut self, consumer: &jetstream::consumer::Consumer<pull::Config>, mut life: nats::Life, ages: bool) -> Result<End, String> {
@@ -270,8 +272,8 @@ where
             let mut before = self.position.sequence;
             let skips = items.iter().any(|item| item.sequence > std::mem::replace(&mut before, item.sequence) + 1);
             if ages && skips {
-                let state = streams::get(&self.context, self.durable.stream).await?.cached_info().state.clone();
-                if self.position.sequence + 1 < state.first_sequence {
+                let stream = streams::get(&self.context, self.durable.stream).await?;
+                if streams::has_forgotten(stream.cached_info()) && self.position.sequence + 1 < stream.cached_info().state.first_sequence {
                     return Err("the stream has forgotten events while they were waited for".into());
                 }
             }

@@ -209,7 +209,8 @@ where
         let had = self.had.replace(info.delivered.stream_sequence);
         if self.ages && had.is_some() {
             let stream = streams::get(&self.context, self.durable.stream).await?;
-            self.behind |= had.is_some_and(|had| had + 1 < stream.cached_info().state.first_sequence);
+            let info = stream.cached_info();
+            self.behind |= streams::has_forgotten(info) && had.is_some_and(|had| had + 1 < info.state.first_sequence);
             if self.behind {
                 return Err("the stream has forgotten events while they were waited for".into());
             }

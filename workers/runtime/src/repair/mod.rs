@@ -5,7 +5,11 @@
 
 pub mod compare;
 mod late;
+mod rebuild;
 mod reconcile;
 mod scan;
 
+pub(crate) use scan::Scan;
+
+pub use rebuild::{Rebuild, RebuildError, Rebuilt, Wanted};
 pub use reconcile::{ReconcileError, Report, Wrong, reconcile};

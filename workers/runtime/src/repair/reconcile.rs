@@ -174,7 +174,8 @@ async fn compare(
     let state = &stream.cached_info().state;
     // Since when the stream remembers everything.
     let mut remembers: Option<OffsetDateTime> = None;
-    if state.first_sequence > 1 && state.messages > 0 {
+    let life = streams::life(stream.cached_info());
+    if streams::has_forgotten(stream.cached_info()) && state.messages > 0 {
         remembers = Some(stream.get_raw_message(state.first_sequence).await.map_err(broker)?.time);
     }
     let mut comparison = Comparison::new(DIFFERENT);
@@ -182,7 +183,7 @@ async fn compare(
     let mut not_published = 0;
     for row in marks {
         // A mark of another life says nothing about this one: its owner is about to publish.
-        let mark = if row.incarnation == report.incarnation { row.mark.sequence } else { 0 };
+        let mark = if row.mark.life == life { row.mark.sequence } else { 0 };
         let mut base = row.base.min(mark);
         if let Some(since) = remembers {
             base = base.max(sql::older_than(client, row.partition, mark, since - MARGIN).await.map_err(|error| database(&error))?);
@@ -211,7 +212,7 @@ async fn compare(
     report.forgotten += compared.forgotten;
     let mut findings = compared.findings;
     for chunk in compared.unexplained.chunks(LOOKED_UP) {
-        explain(client, chunk, marks, report, &mut findings).await?;
+        explain(client, chunk, marks, life, report, &mut findings).await?;
     }
     Ok((not_published, findings))
 }
@@ -221,14 +222,14 @@ async fn explain(
     client: &Client,
     seen: &[Seen],
     marks: &[Published],
+    life: i64,
     report: &mut Report,
     findings: &mut Vec<Finding>,
 ) -> Result<(), ReconcileError> {
     let places: Vec<(TenantId, u64)> = seen.iter().map(|seen| (seen.tenant, seen.sequence)).collect();
     let known = sql::known(client, &places).await.map_err(|error| database(&error))?;
     for (seen, known) in seen.iter().zip(known) {
-        let marked =
-            |place| marks.iter().any(|row| row.partition == seen.partition && row.incarnation == report.incarnation && place <= row.mark.sequence);
+        let marked = |place| marks.iter().any(|row| row.partition == seen.partition && row.mark.life == life && place <= row.mark.sequence);
         match known {
             Some((id, place)) if id == seen.id && !marked(place) => report.matched += 1,
             Some((id, place)) if id == seen.id => findings.push(Finding::of_seen(Kind::Repeated, seen, place)),

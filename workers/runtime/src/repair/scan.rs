@@ -14,7 +14,10 @@ use futures_util::StreamExt as _;
 use subjects::{EventId, TenantId, header};
 
 use super::compare::Seen;
-use crate::nats::{Connection, Life};
+use crate::{
+    nats::{Connection, Life},
+    streams,
+};
 
 /// Messages asked for at a time.
 const AHEAD: usize = 1_000;
@@ -67,24 +70,22 @@ pub(crate) struct Scan {
 }
 
 impl Scan {
-    /// Reads from one sequence to another, both included. `filter` is a subject; bodies are left out unless wanted.
+    /// Reads from one sequence to another, both included. `filter` is a subject, or empty for all; bodies are left out unless wanted.
     pub(crate) async fn open(connection: &Connection, stream: &Stream, from: u64, to: u64, filter: &str, bodies: bool) -> Result<Self, String> {
         let life = connection.life();
-        let consumer = stream
-            .create_consumer(pull::Config {
-                description: Some("chancery reading EVENTS once".into()),
-                deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
-                ack_policy: AckPolicy::None,
-                replay_policy: ReplayPolicy::Instant,
-                filter_subject: filter.to_owned(),
-                headers_only: !bodies,
-                inactive_threshold: Duration::from_secs(30),
-                num_replicas: 1,
-                memory_storage: true,
-                ..pull::Config::default()
-            })
-            .await
-            .map_err(|error| error.to_string())?;
+        let wanted = pull::Config {
+            description: Some("chancery reading EVENTS once".into()),
+            deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: from.max(1) },
+            ack_policy: AckPolicy::None,
+            replay_policy: ReplayPolicy::Instant,
+            filter_subject: filter.to_owned(),
+            headers_only: !bodies,
+            inactive_threshold: Duration::from_secs(30),
+            num_replicas: 1,
+            memory_storage: true,
+            ..pull::Config::default()
+        };
+        let consumer = streams::reader(stream, wanted).await?;
         let messages = if consumer.cached_info().num_pending == 0 || from > to {
             None
         } else {

@@ -41,10 +41,10 @@ pub struct Statements {
 
 /// The fence of a batch, and its compare-and-set: a row changes only for its owner, in its epoch, and from where the batch began.
 const STEPS: &str = "UPDATE partitions p SET cursor = u.cursor, sequence = u.sequence,
-             mark_sequence = greatest(p.mark_sequence, u.mark_sequence),
-             mark_stream = CASE WHEN u.mark_sequence >= p.mark_sequence THEN u.mark_stream ELSE p.mark_stream END
-         FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[])
-             u (partition, epoch, expected, cursor, sequence, mark_sequence, mark_stream)
+             mark_sequence = CASE WHEN u.mark_sequence >= p.mark_sequence AND u.life::text = p.events_incarnation THEN u.mark_sequence ELSE p.mark_sequence END,
+             mark_stream = CASE WHEN u.mark_sequence >= p.mark_sequence AND u.life::text = p.events_incarnation THEN u.mark_stream ELSE p.mark_stream END
+         FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[], $7::bigint[], $8::bigint[], $9::bigint[])
+             u (partition, epoch, expected, cursor, sequence, mark_sequence, mark_stream, life)
          WHERE p.partition = u.partition AND p.owner = $1 AND p.epoch = u.epoch AND p.cursor = u.expected";
 /// The compare-and-set in [`STEPS`].
 const FROM_THE_CURSOR: &str = " AND p.cursor = u.expected";
@@ -148,6 +148,7 @@ async fn write(client: &Client, statements: &Statements, worker: Uuid, writes: &
     let step_sequences = column(steps, |step| signed(step.sequence));
     let step_mark_sequences = column(steps, |step| signed(step.mark.sequence));
     let step_mark_streams = column(steps, |step| signed(step.mark.stream));
+    let step_lives = column(steps, |step| step.mark.life);
     let released_scopes = column(released, |claim| claim.scope.name());
     let released_values = column(released, |claim| claim.value.as_str());
     let taken_scopes = column(taken, |(claim, _)| claim.scope.name());
@@ -190,8 +191,17 @@ async fn write(client: &Client, statements: &Statements, worker: Uuid, writes: &
     let letter_headers = column(deadletters, |row| row.headers.as_str());
     let letter_payloads = column(deadletters, |row| row.payload.as_slice());
 
-    let step_values: [Parameter<'_>; 8] =
-        [&worker, &step_partitions, &step_epochs, &step_expected, &step_cursors, &step_sequences, &step_mark_sequences, &step_mark_streams];
+    let step_values: [Parameter<'_>; 9] = [
+        &worker,
+        &step_partitions,
+        &step_epochs,
+        &step_expected,
+        &step_cursors,
+        &step_sequences,
+        &step_mark_sequences,
+        &step_mark_streams,
+        &step_lives,
+    ];
     let released_values: [Parameter<'_>; 2] = [&released_scopes, &released_values];
     let taken_values: [Parameter<'_>; 4] = [&taken_scopes, &taken_values, &taken_tenants, &taken_holders];
     let tenant_values: [Parameter<'_>; 5] = [&tenant_ids, &tenant_partitions, &tenant_sequences, &tenant_times, &tenant_rosters];

@@ -20,8 +20,6 @@ pub struct Partition {
     pub sequence: u64,
     /// The last event known to be in EVENTS.
     pub mark: Mark,
-    /// The life of EVENTS the mark belongs to.
-    pub events_incarnation: String,
     /// Owners in a row that ended without handing over.
     pub crashes: i32,
 }
@@ -33,9 +31,16 @@ pub struct Mark {
     pub sequence: u64,
     /// Sequence in EVENTS.
     pub stream: u64,
+    /// The life of EVENTS that `stream` belongs to, see [`crate::streams::life`]; 0 for none. A mark is written only to a row of its life.
+    pub life: i64,
 }
 
 const COLUMNS: &str = "partition, epoch, cursor, commands_incarnation, sequence, mark_sequence, mark_stream, events_incarnation, crashes";
+
+/// The life that a column names; 0 when there was none yet.
+pub(super) fn life(row: &Row, index: usize) -> i64 {
+    row.get::<_, &str>(index).parse().unwrap_or_default()
+}
 
 fn partition(row: &Row) -> Partition {
     let unsigned = |index: usize| u64::try_from(row.get::<_, i64>(index)).unwrap_or_default();
@@ -45,8 +50,7 @@ fn partition(row: &Row) -> Partition {
         cursor: unsigned(2),
         commands_incarnation: row.get(3),
         sequence: unsigned(4),
-        mark: Mark { sequence: unsigned(5), stream: unsigned(6) },
-        events_incarnation: row.get(7),
+        mark: Mark { sequence: unsigned(5), stream: unsigned(6), life: life(row, 7) },
         crashes: row.get(8),
     }
 }
@@ -128,51 +132,57 @@ pub async fn owned(client: &Client, worker: Uuid) -> Result<Vec<Partition>, Erro
     Ok(client.query(&statement, &[&worker]).await?.iter().map(partition).collect())
 }
 
-/// Hands partitions over at once, with their marks, if they are still ours.
+/// Hands partitions over at once, with their marks (partition, epoch, mark), if they are still ours.
 ///
 /// # Errors
 /// Those of the connection.
-pub async fn release(client: &Client, worker: Uuid, partitions: &[(u16, Mark)], events_incarnation: &str) -> Result<u64, Error> {
+pub async fn release(client: &Client, worker: Uuid, partitions: &[(u16, i64, Mark)]) -> Result<u64, Error> {
     let rows = MarkRows::from(partitions);
     client
         .execute(
-            "UPDATE partitions p SET owner = NULL, mark_sequence = greatest(p.mark_sequence, u.sequence),
-                 mark_stream = CASE WHEN u.sequence >= p.mark_sequence THEN u.stream ELSE p.mark_stream END, events_incarnation = $5
-             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (partition, sequence, stream)
-             WHERE p.partition = u.partition AND p.owner = $1",
-            &[&worker, &rows.partitions, &rows.sequences, &rows.streams, &events_incarnation],
+            "UPDATE partitions p SET owner = NULL,
+                 mark_sequence = CASE WHEN u.sequence >= p.mark_sequence AND u.life::text = p.events_incarnation THEN u.sequence ELSE p.mark_sequence END,
+                 mark_stream = CASE WHEN u.sequence >= p.mark_sequence AND u.life::text = p.events_incarnation THEN u.stream ELSE p.mark_stream END
+             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) u (partition, epoch, sequence, stream, life)
+             WHERE p.partition = u.partition AND p.owner = $1 AND p.epoch = u.epoch",
+            &[&worker, &rows.partitions, &rows.epochs, &rows.sequences, &rows.streams, &rows.lives],
         )
         .await
 }
 
-/// Writes marks outside a batch, so that a quiet partition's mark is not far behind.
+/// Writes marks (partition, epoch, mark) outside a batch, so that a quiet partition's mark is not far behind.
 ///
 /// # Errors
 /// Those of the connection.
-pub async fn write_marks(client: &Client, worker: Uuid, partitions: &[(u16, Mark)], events_incarnation: &str) -> Result<u64, Error> {
+pub async fn write_marks(client: &Client, worker: Uuid, partitions: &[(u16, i64, Mark)]) -> Result<u64, Error> {
     let rows = MarkRows::from(partitions);
     client
         .execute(
-            "UPDATE partitions p SET mark_sequence = u.sequence, mark_stream = u.stream, events_incarnation = $5
-             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[]) u (partition, sequence, stream)
-             WHERE p.partition = u.partition AND p.owner = $1 AND p.mark_sequence <= u.sequence",
-            &[&worker, &rows.partitions, &rows.sequences, &rows.streams, &events_incarnation],
+            "UPDATE partitions p SET mark_sequence = u.sequence, mark_stream = u.stream
+             FROM unnest($2::smallint[], $3::bigint[], $4::bigint[], $5::bigint[], $6::bigint[]) u (partition, epoch, sequence, stream, life)
+             WHERE p.partition = u.partition AND p.owner = $1 AND p.epoch = u.epoch AND p.mark_sequence <= u.sequence
+               AND p.events_incarnation = u.life::text",
+            &[&worker, &rows.partitions, &rows.epochs, &rows.sequences, &rows.streams, &rows.lives],
         )
         .await
 }
 
 struct MarkRows {
     partitions: Vec<i16>,
+    epochs: Vec<i64>,
     sequences: Vec<i64>,
     streams: Vec<i64>,
+    lives: Vec<i64>,
 }
 
-impl From<&[(u16, Mark)]> for MarkRows {
-    fn from(marks: &[(u16, Mark)]) -> Self {
+impl From<&[(u16, i64, Mark)]> for MarkRows {
+    fn from(marks: &[(u16, i64, Mark)]) -> Self {
         Self {
-            partitions: marks.iter().map(|(partition, _)| *partition as i16).collect(),
-            sequences: marks.iter().map(|(_, mark)| mark.sequence as i64).collect(),
-            streams: marks.iter().map(|(_, mark)| mark.stream as i64).collect(),
+            partitions: marks.iter().map(|(partition, ..)| *partition as i16).collect(),
+            epochs: marks.iter().map(|(_, epoch, _)| *epoch).collect(),
+            sequences: marks.iter().map(|(.., mark)| mark.sequence as i64).collect(),
+            streams: marks.iter().map(|(.., mark)| mark.stream as i64).collect(),
+            lives: marks.iter().map(|(.., mark)| mark.life).collect(),
         }
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod commit;
 pub mod deadletter;
+pub mod history;
 pub mod janitor;
 pub mod lease;
 pub mod load;
@@ -12,12 +13,16 @@ pub mod schedule;
 
 use std::time::Duration;
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
+use deadpool_postgres::{Hook, HookError, Manager, ManagerConfig, Pool, RecyclingMethod, Runtime};
 use tokio_postgres::NoTls;
 
-use crate::{Config, error::StartError};
+use crate::{Config, error::StartError, health};
 
-/// A pool of connections, bounded in size and in the time spent waiting for one.
+/// Why there is no connection for now.
+const UNCHECKED: &str = "PostgreSQL has started anew, and no worker has compared EVENTS with it yet";
+
+/// A pool of connections, bounded in size and in the time spent waiting for one. None is used before a worker has seen that EVENTS is not
+/// ahead of the database (`history`): effects of events that the database does not know would be a second history over the first.
 ///
 /// # Errors
 /// An address that cannot be read.
@@ -29,6 +34,13 @@ pub fn pool(config: &Config, application_name: &str) -> Result<Pool, StartError>
         .create_timeout(Some(Duration::from_secs(5)))
         .recycle_timeout(Some(Duration::from_secs(5)))
         .runtime(Runtime::Tokio1)
+        .post_create(Hook::async_fn(|client, _| {
+            Box::pin(async move {
+                let checked = history::is_checked(client).await.map_err(HookError::Backend)?;
+                health::set("history", checked, if checked { "compared with EVENTS" } else { UNCHECKED });
+                if checked { Ok(()) } else { Err(HookError::message(UNCHECKED)) }
+            })
+        }))
         .build()
         .map_err(|error| StartError::Postgres(error.to_string()))
 }

@@ -6,7 +6,10 @@ use subjects::{Kind, TenantId};
 use tokio_postgres::{Client, Error, Row};
 use uuid::Uuid;
 
-use super::{commit::EventRow, lease::Mark};
+use super::{
+    commit::EventRow,
+    lease::{Mark, life},
+};
 
 /// A partition we own, as far as the lane is concerned.
 #[derive(Debug, Clone)]
@@ -19,8 +22,6 @@ pub struct OwnedPartition {
     pub sequence: u64,
     /// How far EVENTS is known to be.
     pub mark: Mark,
-    /// The life of EVENTS the mark belongs to.
-    pub events_incarnation: String,
 }
 
 /// Those of the partitions that are ours, with their marks.
@@ -42,10 +43,28 @@ pub async fn owned_marks(client: &Client, worker: Uuid, partitions: &BTreeSet<u1
             partition: row.get::<_, i16>(0) as u16,
             epoch: row.get(1),
             sequence: row.get::<_, i64>(2) as u64,
-            mark: Mark { sequence: row.get::<_, i64>(3) as u64, stream: row.get::<_, i64>(4) as u64 },
-            events_incarnation: row.get(5),
+            mark: Mark { sequence: row.get::<_, i64>(3) as u64, stream: row.get::<_, i64>(4) as u64, life: life(row, 5) },
         })
         .collect())
+}
+
+/// Begins another life of EVENTS for partitions that are ours: what was marked in the one before is not in this one, unless the row names
+/// none (the first life, or one that is built anew from the table). Nothing else changes the life of a row. Returns how many rows it was.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn begin_life(client: &Client, worker: Uuid, partitions: &[(u16, i64)], life: i64) -> Result<u64, Error> {
+    let ids: Vec<i16> = partitions.iter().map(|(partition, _)| *partition as i16).collect();
+    let epochs: Vec<i64> = partitions.iter().map(|(_, epoch)| *epoch).collect();
+    client
+        .execute(
+            "UPDATE partitions p SET events_incarnation = $4::bigint::text, mark_stream = 0,
+                 events_base = CASE WHEN p.events_incarnation = '' THEN p.events_base ELSE p.mark_sequence END
+             FROM unnest($2::smallint[], $3::bigint[]) u (partition, epoch)
+             WHERE p.partition = u.partition AND p.epoch = u.epoch AND p.owner = $1 AND p.events_incarnation <> $4::bigint::text",
+            &[&worker, &ids, &epochs, &life],
+        )
+        .await
 }
 
 /// Committed events after a partition sequence, in order.

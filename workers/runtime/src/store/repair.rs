@@ -5,7 +5,11 @@ use time::OffsetDateTime;
 use tokio_postgres::{Client, Error};
 use uuid::Uuid;
 
-use super::{commit::EventRow, lease::Mark, outbox::event_row};
+use super::{
+    commit::EventRow,
+    lease::{Mark, life},
+    outbox::event_row,
+};
 
 /// The key of the advisory lock that lets one repair run at a time in a database.
 const LOCK: i64 = 0x7265_7061_6972_0001;
@@ -19,8 +23,6 @@ pub struct Published {
     pub sequence: u64,
     /// How far EVENTS is known to be.
     pub mark: Mark,
-    /// The life of EVENTS the mark belongs to.
-    pub incarnation: String,
     /// The events of this partition that this life of EVENTS begins behind.
     pub base: u64,
 }
@@ -38,8 +40,7 @@ pub async fn published(client: &Client) -> Result<Vec<Published>, Error> {
         .map(|row| Published {
             partition: row.get::<_, i16>(0) as u16,
             sequence: unsigned(row.get(1)),
-            mark: Mark { sequence: unsigned(row.get(2)), stream: unsigned(row.get(3)) },
-            incarnation: row.get(4),
+            mark: Mark { sequence: unsigned(row.get(2)), stream: unsigned(row.get(3)), life: life(row, 4) },
             base: unsigned(row.get(5)),
         })
         .collect())
@@ -113,4 +114,43 @@ pub async fn older_than(client: &Client, partition: u16, last: u64, since: Offse
         }
     }
     Ok(low)
+}
+
+/// Where a partition's part of a new life of EVENTS begins.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Base {
+    /// Which one.
+    pub partition: u16,
+    /// The last event that is left to the table.
+    pub base: u64,
+}
+
+/// How large the bodies of the events behind these places are.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn bytes_after(client: &Client, bases: &[Base]) -> Result<u64, Error> {
+    let (partitions, places) = columns(bases);
+    let select = "SELECT coalesce(sum(octet_length(e.body::text)), 0)::bigint FROM unnest($1::smallint[], $2::bigint[]) u (partition, base)
+         JOIN events e ON e.partition = u.partition AND e.partition_sequence > u.base";
+    Ok(client.query_one(select, &[&partitions, &places]).await?.get::<_, i64>(0) as u64)
+}
+
+/// Sets the marks back to these places, in no life of EVENTS, and takes every partition from its owner: whoever takes it next publishes what is
+/// behind its mark. Nothing that was reached under an earlier epoch is written down any more.
+///
+/// # Errors
+/// Those of the connection; then nothing has changed.
+pub async fn set_back(client: &mut Client, bases: &[Base]) -> Result<(), Error> {
+    let (partitions, places) = columns(bases);
+    let transaction = client.transaction().await?;
+    let update = "UPDATE partitions p SET owner = NULL, epoch = p.epoch + 1, events_incarnation = '', mark_stream = 0,
+             mark_sequence = least(u.base, p.sequence), events_base = least(u.base, p.sequence)
+         FROM unnest($1::smallint[], $2::bigint[]) u (partition, base) WHERE p.partition = u.partition";
+    transaction.execute(update, &[&partitions, &places]).await?;
+    transaction.commit().await
+}
+
+fn columns(bases: &[Base]) -> (Vec<i16>, Vec<i64>) {
+    (bases.iter().map(|row| row.partition as i16).collect(), bases.iter().map(|row| row.base as i64).collect())
 }

@@ -11,6 +11,7 @@ use tokio::sync::mpsc;
 use tokio_postgres::Client;
 use uuid::Uuid;
 
+use super::ahead::Ahead;
 use crate::{
     Config, Stop,
     store::{
@@ -49,6 +50,7 @@ pub(crate) struct Keeper {
     pub(crate) worker: Uuid,
     pub(crate) notices: mpsc::Sender<Notice>,
     pub(crate) avoided: Avoided,
+    pub(crate) ahead: Ahead,
     pub(crate) stop: Stop,
 }
 
@@ -67,7 +69,7 @@ impl Keeper {
                 Ok(_) => (self.config.lease / 3).min(Duration::from_secs(1)),
                 Err(error) => {
                     tracing::warn!(%error, "cannot renew the lease");
-                    crate::health::set("postgres", false, "no connection");
+                    crate::health::set("postgres", false, error);
                     connection = None;
                     Duration::from_millis(250)
                 }
@@ -80,6 +82,7 @@ impl Keeper {
         let text = |error: tokio_postgres::Error| store::describe(&error);
         if connection.as_ref().is_none_or(|(client, _)| client.is_closed()) {
             let client = store::connect(&self.config, &lease::session_name(self.worker), "").await?;
+            self.ahead.pass(&client).await?;
             *connection = Some((client, Instant::now()));
         }
         let Some((client, since)) = connection.as_ref() else { return Ok(true) };

@@ -3,6 +3,7 @@
 //! One loop decides; beside it run a reader for each partition, the lease keeper, and the publishing lane. While the lane publishes
 //! one transaction's events, the loop writes the next.
 
+mod ahead;
 pub mod backoff;
 mod batch;
 mod deadletter;
@@ -37,6 +38,7 @@ pub(crate) use headers::event_headers;
 pub(crate) use outbox::{PublishError, store as store_message};
 
 use crate::{Config, StartError, Stop, failpoint, health, nats, planted, store, streams};
+use ahead::Ahead;
 use keeper::{Avoided, Keeper, Notice};
 use outbox::{Job, Marks, Outbox};
 use owned::Owned;
@@ -101,7 +103,15 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let (notices_sender, notices) = mpsc::channel(16);
     let avoided = Avoided::default();
     let keeper_stop = Stop::new();
-    let keeper = Keeper { config: config.clone(), worker: id, notices: notices_sender, avoided: avoided.clone(), stop: keeper_stop.clone() };
+    let ahead = Ahead::new(connection.clone(), context.clone(), config.partitions, config.publish_timeout);
+    let keeper = Keeper {
+        config: config.clone(),
+        worker: id,
+        notices: notices_sender,
+        avoided: avoided.clone(),
+        ahead: ahead.clone(),
+        stop: keeper_stop.clone(),
+    };
     let keeper_task = tokio::spawn(keeper.run());
     let first = Arc::new(AtomicBool::new(false));
     let schedule = tokio::spawn(schedule::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
@@ -117,7 +127,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         teams_per_member: config.teams_per_member,
     };
     let mut worker = Worker {
-        engine: Engine::new(config.clone(), id, settings),
+        engine: Engine::new(config.clone(), id, ahead, settings),
         connection,
         context,
         owned: BTreeMap::new(),
@@ -236,15 +246,13 @@ impl Worker {
 
     /// Writes marks that moved while no batch carried them.
     async fn write_marks(&mut self) {
-        let (marks, incarnation) = self.marks.take_dirty();
+        let marks = self.marks.take_dirty();
         if marks.is_empty() {
             return;
         }
-        if let Err(error) = self.engine.write_marks(&marks, &incarnation).await {
+        if let Err(error) = self.engine.write_marks(&marks).await {
             tracing::warn!(error, "cannot write marks");
-            for (partition, mark) in marks {
-                self.marks.set(partition, mark);
-            }
+            self.marks.again(&marks);
         }
     }
 

@@ -62,9 +62,9 @@ pub(crate) struct Marks(Arc<Mutex<MarksInner>>);
 
 #[derive(Debug, Default)]
 struct MarksInner {
-    marks: HashMap<u16, Mark>,
+    /// Each with the epoch under which it was reached: under another, the row may have been set back.
+    marks: HashMap<u16, (i64, Mark)>,
     dirty: BTreeSet<u16>,
-    incarnation: String,
 }
 
 impl Marks {
@@ -72,15 +72,16 @@ impl Marks {
         change(&mut self.0.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    pub(crate) fn set(&self, partition: u16, mark: Mark) {
+    pub(crate) fn set(&self, partition: u16, epoch: i64, mark: Mark) {
         self.with(|inner| {
-            inner.marks.insert(partition, mark);
+            inner.marks.insert(partition, (epoch, mark));
             inner.dirty.insert(partition);
         });
     }
 
-    pub(crate) fn get(&self, partition: u16) -> Mark {
-        self.with(|inner| inner.marks.get(&partition).copied().unwrap_or_default())
+    /// The mark reached under this epoch; one of no life, which nobody writes down, when there is none.
+    pub(crate) fn get(&self, partition: u16, epoch: i64) -> Mark {
+        self.with(|inner| inner.marks.get(&partition).filter(|(of, _)| *of == epoch).map(|(_, mark)| *mark).unwrap_or_default())
     }
 
     pub(crate) fn forget(&self, partition: u16) {
@@ -90,21 +91,17 @@ impl Marks {
         });
     }
 
-    /// The marks that moved since the last call, with the life of EVENTS they belong to.
-    pub(crate) fn take_dirty(&self) -> (Vec<(u16, Mark)>, String) {
+    /// The marks that moved since the last call: partition, epoch, mark.
+    pub(crate) fn take_dirty(&self) -> Vec<(u16, i64, Mark)> {
         self.with(|inner| {
             let dirty = std::mem::take(&mut inner.dirty);
-            let marks = dirty.into_iter().filter_map(|partition| inner.marks.get(&partition).map(|mark| (partition, *mark))).collect();
-            (marks, inner.incarnation.clone())
+            dirty.into_iter().filter_map(|partition| inner.marks.get(&partition).map(|(epoch, mark)| (partition, *epoch, *mark))).collect()
         })
     }
 
-    pub(crate) fn incarnation(&self) -> String {
-        self.with(|inner| inner.incarnation.clone())
-    }
-
-    pub(crate) fn set_incarnation(&self, incarnation: &str) {
-        self.with(|inner| inner.incarnation = incarnation.to_owned());
+    /// These could not be written down; those that moved on meanwhile are written as they are then.
+    pub(crate) fn again(&self, marks: &[(u16, i64, Mark)]) {
+        self.with(|inner| inner.dirty.extend(marks.iter().map(|(partition, ..)| *partition)));
     }
 }
 
@@ -114,6 +111,8 @@ pub(crate) struct Fenced {
     pub(crate) epoch: i64,
     /// Sequence of our fence in EVENTS.
     pub(crate) fence: u64,
+    /// The life of EVENTS it is in.
+    pub(crate) life: i64,
     /// The last partition sequence that is stored.
     pub(crate) published: u64,
 }
@@ -198,7 +197,7 @@ impl Outbox {
                 }
                 Job::Take { partitions } => {
                     for (partition, epoch) in &partitions {
-                        self.fenced.insert(*partition, Fenced { epoch: *epoch, fence: 0, published: 0 });
+                        self.fenced.insert(*partition, Fenced { epoch: *epoch, fence: 0, life: 0, published: 0 });
                     }
                     self.settle(partitions.into_iter().map(|(partition, _)| partition).collect()).await;
                 }
@@ -277,7 +276,7 @@ impl Outbox {
         for event in events {
             if let Some(fenced) = self.fenced.get_mut(&event.partition) {
                 fenced.published = fenced.published.max(event.partition_sequence);
-                self.marks.set(event.partition, Mark { sequence: fenced.published, stream });
+                self.marks.set(event.partition, fenced.epoch, Mark { sequence: fenced.published, stream, life: fenced.life });
             }
         }
         Ok(())

@@ -129,15 +129,17 @@ impl Worker {
 
     /// Gives partitions to whoever wants them: everything committed is published and marked first.
     pub(crate) async fn hand_over(&mut self, partitions: &[u16]) {
+        let mut epochs = Vec::new();
         for partition in partitions {
             // Stops its reader; commands read ahead are read again by the successor.
             if let Some(owned) = self.owned.remove(partition) {
                 self.handed_over.insert(*partition, owned.epoch);
+                epochs.push((*partition, owned.epoch));
             }
         }
         self.flush().await;
-        let marks: Vec<_> = partitions.iter().map(|partition| (*partition, self.marks.get(*partition))).collect();
-        match self.engine.release(&marks, &self.marks.incarnation()).await {
+        let marks: Vec<_> = epochs.into_iter().map(|(partition, epoch)| (partition, epoch, self.marks.get(partition, epoch))).collect();
+        match self.engine.release(&marks).await {
             Ok(count) => tracing::info!(count, "partitions handed over"),
             Err(error) => tracing::warn!(error, "cannot hand over: the lease runs out by itself"),
         }
@@ -167,7 +169,10 @@ impl Worker {
     pub(crate) fn positions(&self) -> std::collections::BTreeMap<u16, Position> {
         self.owned
             .iter()
-            .map(|(id, owned)| (*id, Position { epoch: owned.epoch, cursor: owned.cursor, sequence: owned.sequence, mark: self.marks.get(*id) }))
+            .map(|(id, owned)| {
+                let Owned { epoch, cursor, sequence, .. } = *owned;
+                (*id, Position { epoch, cursor, sequence, mark: self.marks.get(*id, epoch) })
+            })
             .collect()
     }
 

@@ -50,14 +50,15 @@ impl Outbox {
             let Ok(slot) = slots.clone().acquire_owned().await else { return };
             let headers = self.headers(&event, true, None, 1, true);
             let (client, marks, limit) = (self.connection.client.clone(), self.marks.clone(), self.timeout);
+            let Some(Fenced { epoch, life, .. }) = self.fenced.get(&event.partition).copied() else { continue };
             tokio::spawn(async move {
                 let mut backoff = Backoff::new(Duration::from_millis(50), Duration::from_secs(1));
                 loop {
                     let payload = Bytes::copy_from_slice(event.body.as_bytes());
                     match request_on(&client, limit, subject(&event), headers.clone(), payload).await {
                         Ok(stream) => {
-                            let sequence = marks.get(event.partition).sequence.max(event.partition_sequence);
-                            marks.set(event.partition, Mark { sequence, stream });
+                            let sequence = marks.get(event.partition, epoch).sequence.max(event.partition_sequence);
+                            marks.set(event.partition, epoch, Mark { sequence, stream, life });
                             break;
                         }
                         // Another owner's, and it publishes it.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use super::{
     Worker,
+    ahead::Ahead,
     backoff::Backoff,
     batch::{Batch, Decider, Item, Known, Position},
     outbox::Job,
@@ -57,6 +58,7 @@ struct Session {
 pub(crate) struct Engine {
     config: Config,
     worker: Uuid,
+    ahead: Ahead,
     session: Option<Session>,
     pub(crate) known: Known,
 }
@@ -75,16 +77,17 @@ pub(crate) enum Trouble {
 }
 
 impl Engine {
-    pub(crate) fn new(config: Config, worker: Uuid, settings: Settings) -> Self {
+    pub(crate) fn new(config: Config, worker: Uuid, ahead: Ahead, settings: Settings) -> Self {
         let mut known = Known::default();
         known.world.settings = settings;
-        Self { config, worker, session: None, known }
+        Self { config, worker, ahead, session: None, known }
     }
 
     async fn session(&mut self) -> Result<&Session, String> {
         if self.session.as_ref().is_none_or(|session| session.client.is_closed()) {
             self.session = None;
             let client = store::connect(&self.config, &lease::session_name(self.worker), SESSION).await?;
+            self.ahead.pass(&client).await?;
             let text = |error: tokio_postgres::Error| store::describe(&error);
             let load = load::Statements::prepare(&client).await.map_err(text)?;
             let commit = commit::Statements::prepare(&client).await.map_err(text)?;
@@ -154,16 +157,16 @@ impl Engine {
         lease::owned(&session.client, worker).await.map_err(|error| store::describe(&error))
     }
 
-    pub(crate) async fn write_marks(&mut self, marks: &[(u16, Mark)], incarnation: &str) -> Result<u64, String> {
+    pub(crate) async fn write_marks(&mut self, marks: &[(u16, i64, Mark)]) -> Result<u64, String> {
         let worker = self.worker;
         let session = self.session().await?;
-        lease::write_marks(&session.client, worker, marks, incarnation).await.map_err(|error| store::describe(&error))
+        lease::write_marks(&session.client, worker, marks).await.map_err(|error| store::describe(&error))
     }
 
-    pub(crate) async fn release(&mut self, marks: &[(u16, Mark)], incarnation: &str) -> Result<u64, String> {
+    pub(crate) async fn release(&mut self, marks: &[(u16, i64, Mark)]) -> Result<u64, String> {
         let worker = self.worker;
         let session = self.session().await?;
-        lease::release(&session.client, worker, marks, incarnation).await.map_err(|error| store::describe(&error))
+        lease::release(&session.client, worker, marks).await.map_err(|error| store::describe(&error))
     }
 
     pub(crate) async fn leave(&mut self) -> Result<(), String> {

@@ -19,7 +19,7 @@ use crate::{
     failpoint,
     store::{
         lease::Mark,
-        outbox::{OwnedPartition, owned_marks, unpublished},
+        outbox::{OwnedPartition, begin_life, owned_marks, unpublished},
     },
     streams,
 };
@@ -65,14 +65,21 @@ pub(crate) async fn settle(outbox: &mut Outbox, partitions: &BTreeSet<u16>) -> R
 
     let stream = streams::get(&outbox.context, names::EVENTS).await.map_err(nats)?;
     let info = stream.cached_info();
-    let incarnation = streams::incarnation(info);
+    let life = streams::life(info);
     let last_sequence = info.state.last_sequence;
-    outbox.marks.set_incarnation(&incarnation);
+    let another: Vec<(u16, i64)> = ours.iter().filter(|row| row.mark.life != life).map(|row| (row.partition, row.epoch)).collect();
+    if !another.is_empty() {
+        begin_life(&connection, outbox.worker, &another, life).await.map_err(database)?;
+    }
 
     // From here on a zombie's publishes expect a fence that is not the last any more.
     let fences = try_join_all(ours.iter().map(|row| outbox.request(subjects::fence(row.partition), HeaderMap::new(), Bytes::new()))).await?;
     failpoint::hit("fenced");
-    let starts: Vec<u64> = ours.iter().map(|row| start_after(row, &incarnation, last_sequence)).collect();
+    // Deleted and built anew since it was looked at, our fences are in another life, in which what is older may have to come first.
+    if streams::life(streams::get(&outbox.context, names::EVENTS).await.map_err(nats)?.cached_info()) != life {
+        return Err(nats("EVENTS was created anew meanwhile"));
+    }
+    let starts: Vec<u64> = ours.iter().map(|row| start_after(row, life, last_sequence)).collect();
     let from = starts.iter().copied().min().unwrap_or(0) + 1;
     let to = fences.iter().copied().max().unwrap_or(0);
     // Nothing is left behind when all that was written is marked: then there is nothing to look for.
@@ -83,13 +90,12 @@ pub(crate) async fn settle(outbox: &mut Outbox, partitions: &BTreeSet<u16>) -> R
     for ((row, start), fence) in ours.iter().zip(starts).zip(fences) {
         let mut published = row.mark.sequence;
         if let Some(fenced) = outbox.fenced.get_mut(&row.partition) {
-            fenced.fence = fence;
-            fenced.published = published;
+            (fenced.fence, fenced.life, fenced.published) = (fence, life, published);
         }
         // Where unmarked events may be stored, the mark stays before them: it is written down while we publish, and settling again reads
         // from it.
         let place = if row.sequence > published { start } else { fence };
-        outbox.marks.set(row.partition, Mark { sequence: published, stream: place });
+        outbox.marks.set(row.partition, row.epoch, Mark { sequence: published, stream: place, life });
         loop {
             let page = unpublished(&connection, row.partition, published, PAGE).await.map_err(database)?;
             let Some(last) = page.last() else { break };
@@ -105,7 +111,7 @@ pub(crate) async fn settle(outbox: &mut Outbox, partitions: &BTreeSet<u16>) -> R
             if let Some(fenced) = outbox.fenced.get_mut(&row.partition) {
                 fenced.published = published;
                 if missing.is_empty() {
-                    outbox.marks.set(row.partition, Mark { sequence: published, stream: fence });
+                    outbox.marks.set(row.partition, row.epoch, Mark { sequence: published, stream: fence, life });
                 }
             }
         }
@@ -114,11 +120,11 @@ pub(crate) async fn settle(outbox: &mut Outbox, partitions: &BTreeSet<u16>) -> R
 }
 
 /// The sequence in EVENTS after which this partition's unmarked events can be.
-fn start_after(row: &OwnedPartition, incarnation: &str, last_sequence: u64) -> u64 {
-    if row.events_incarnation == incarnation && row.mark.stream <= last_sequence {
+fn start_after(row: &OwnedPartition, life: i64, last_sequence: u64) -> u64 {
+    if row.mark.life == life && row.mark.stream <= last_sequence {
         row.mark.stream
     } else {
-        if !row.events_incarnation.is_empty() {
+        if row.mark.life != 0 {
             tracing::error!(partition = row.partition, "EVENTS was created anew or truncated: reading it from its first message");
         }
         0
