@@ -1,4 +1,4 @@
-//! `/livez`, `/readyz` and `/metrics` of a worker or consumer.
+//! `/livez`, `/readyz` and `/metrics` of a worker or consumer, and of a gateway that may not begin yet.
 
 use std::net::SocketAddr;
 
@@ -6,6 +6,8 @@ use axum::{Json, Router, http::StatusCode, response::IntoResponse, routing::get}
 use prometheus::{Encoder as _, TextEncoder};
 use runtime::{Stop, health};
 use serde_json::{Map, Value, json};
+
+use crate::schema;
 
 /// Serves until `ended` is cancelled; not ready any more once `stop` is.
 ///
@@ -16,14 +18,17 @@ pub async fn serve(address: SocketAddr, role: &'static str, stop: Stop, ended: S
     let routes = Router::new()
         .route("/livez", get(|| async { "live\n" }))
         .route("/readyz", get(move || async move { readiness(role, stop.is_cancelled()) }))
-        .route("/metrics", get(metrics));
+        .route("/metrics", get(metrics))
+        // Not 404: at a gateway's address it would say that something is not there.
+        .fallback(|| async { (StatusCode::SERVICE_UNAVAILABLE, "see /readyz\n") });
     axum::serve(listener, routes).with_graceful_shutdown(async move { ended.cancelled().await }).await
 }
 
 fn readiness(role: &str, stopping: bool) -> impl IntoResponse + use<> {
     let parts = health::parts();
-    // Nothing noted yet means that the role is still starting.
-    let ready = !stopping && !parts.is_empty() && parts.values().all(|(fine, _)| *fine);
+    // Nothing noted yet but the schema, by which it may begin, means that the role is still starting.
+    let begun = parts.keys().any(|part| *part != schema::PART);
+    let ready = !stopping && begun && parts.values().all(|(fine, _)| *fine);
     let parts: Map<String, Value> =
         parts.into_iter().map(|(part, (fine, detail))| (part.to_owned(), json!({ "ready": fine, "detail": detail }))).collect();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };

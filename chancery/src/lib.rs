@@ -19,6 +19,7 @@ pub mod patience;
 pub mod privilege;
 pub mod provision;
 pub mod role;
+mod schema;
 pub mod servers;
 mod signals;
 pub mod telemetry;

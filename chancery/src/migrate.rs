@@ -1,10 +1,14 @@
 //! `chancery migrate`: every owner's SQL, each with a history table of its own, under one lock; then the login roles.
+//!
+//! After an owner's files it writes the version its tables have, and the oldest that programs must know ([`crate::schema`]).
 
 use std::{path::Path, time::Duration};
 
 use anyhow::{Context as _, anyhow, bail};
 use postgres::{Client, NoTls, error::SqlState};
-use refinery::{Migration, Runner};
+use refinery::{Migration, Runner, error::Kind};
+
+use crate::schema::Versions;
 
 mod list {
     include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
@@ -108,8 +112,13 @@ fn once(url: &str, passwords: &Passwords, report: &mut Report) -> anyhow::Result
         let migrations = files.iter().map(|(file, sql)| migration(owner, file, sql)).collect::<anyhow::Result<Vec<_>>>()?;
         let mut runner = Runner::new(&migrations);
         runner.set_migration_table_name(format!("refinery_{owner}"));
-        let done = runner.run(&mut client).with_context(|| format!("migrations/{owner}"))?;
+        let done = runner.run(&mut client).map_err(|error| {
+            let newer = matches!(error.kind(), Kind::MissingVersion(_));
+            let error = anyhow!(error).context(format!("migrations/{owner}"));
+            if newer { error.context("a newer release has migrated this database, only it can do more") } else { error }
+        })?;
         report.applied.extend(done.applied_migrations().iter().map(|one| format!("{owner}/{one}")));
+        write_versions(&mut client, owner, versions(owner, files)?)?;
     }
     for role in ROLES {
         if let Some(password) = passwords.of(role) {
@@ -143,11 +152,61 @@ fn ordered() -> Vec<&'static (&'static str, &'static [(&'static str, &'static st
     owners
 }
 
+/// `0001_what.sql` → 1 and `what`.
+fn parts<'a>(owner: &str, file: &'a str) -> anyhow::Result<(i32, &'a str)> {
+    let parts = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_'));
+    let parts = parts.and_then(|(number, what)| Some((number.parse().ok()?, what)));
+    parts.with_context(|| format!("migrations/{owner}/{file} is not named NNNN_what.sql"))
+}
+
 /// `0001_what.sql` → `V1__what`, the name that refinery wants.
 fn migration(owner: &str, file: &str, sql: &str) -> anyhow::Result<Migration> {
-    let parts = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_')).and_then(|(number, what)| Some((number.parse::<u32>().ok()?, what)));
-    let Some((number, what)) = parts else { bail!("migrations/{owner}/{file} is not named NNNN_what.sql") };
+    let (number, what) = parts(owner, file)?;
     Migration::unapplied(&format!("V{number}__{what}"), sql).with_context(|| format!("migrations/{owner}/{file}"))
+}
+
+/// The versions of an owner's tables that this program was built with; none for who owns no tables.
+pub(crate) fn known(owner: &str) -> anyhow::Result<Option<Versions>> {
+    list::OWNERS.iter().find(|(name, _)| *name == owner).map(|(_, files)| versions(owner, files)).transpose()
+}
+
+/// What an owner's files come to: the highest number, and the highest that a contracting one demands.
+fn versions(owner: &str, files: &[(&str, &str)]) -> anyhow::Result<Versions> {
+    let mut versions = Versions { version: 0, oldest: 0 };
+    for (file, sql) in files {
+        let (number, _) = parts(owner, file)?;
+        versions.version = versions.version.max(number);
+        for line in sql.lines() {
+            let oldest = contract(line, number).with_context(|| format!("migrations/{owner}/{file}: {line}"))?;
+            versions.oldest = versions.oldest.max(oldest.unwrap_or_default());
+        }
+    }
+    Ok(versions)
+}
+
+/// What a line `-- contract: NNNN` of a migration demands: it takes away what programs that do not know NNNN still use. None for any other
+/// line.
+fn contract(line: &str, number: i32) -> anyhow::Result<Option<i32>> {
+    let comment = line.trim_start().strip_prefix("--").unwrap_or_default().trim_start();
+    let word = comment.split(|letter: char| !letter.is_alphanumeric()).next();
+    if !word.is_some_and(|word| word.eq_ignore_ascii_case("contract")) {
+        return Ok(None);
+    }
+    let digits = line.strip_prefix("-- contract: ").filter(|text| text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit()));
+    // A slip here would let programs work on tables that they do not know any more.
+    let oldest: i32 = digits.context("a contracting migration says `-- contract: NNNN` on a line of its own")?.parse()?;
+    if !(1..=number).contains(&oldest) {
+        bail!("no program can know {oldest:04} by then: 0001 to {number:04} are possible");
+    }
+    Ok(Some(oldest))
+}
+
+/// Never lower than what is there, so that whatever an older program does here takes nothing back.
+fn write_versions(client: &mut Client, owner: &str, Versions { version, oldest }: Versions) -> anyhow::Result<()> {
+    let write = "INSERT INTO schema_versions AS kept (owner, version, oldest) VALUES ($1, $2, $3)
+        ON CONFLICT (owner) DO UPDATE SET version = greatest(kept.version, excluded.version), oldest = greatest(kept.oldest, excluded.oldest)";
+    client.execute(write, &[&owner, &version, &oldest]).with_context(|| format!("noting the version of {owner}"))?;
+    Ok(())
 }
 
 fn create_roles(client: &mut Client) -> anyhow::Result<()> {
@@ -199,6 +258,37 @@ mod tests {
         }
         assert!(migration("core", "first.sql", "").is_err());
         assert_eq!(migration("core", "0001_first.sql", "")?.to_string(), "V1__first");
+        Ok(())
+    }
+
+    #[test]
+    fn the_versions_of_an_owner_are_its_highest_number_and_its_highest_demand() -> anyhow::Result<()> {
+        let files = [
+            ("0001_first.sql", "CREATE TABLE a ();"),
+            ("0009_more.sql", "-- Takes away\n-- contract: 0007\nDROP TABLE a;"),
+            ("0010_less.sql", "-- contract: 0004\n"),
+        ];
+        assert_eq!(versions("core", &files)?, Versions { version: 10, oldest: 7 });
+        assert_eq!(versions("core", &files[..1])?, Versions { version: 1, oldest: 0 });
+        for (owner, files) in ordered() {
+            assert!(versions(owner, files)?.version > 0, "{owner}");
+        }
+        assert_eq!(known("nobody")?, None);
+        Ok(())
+    }
+
+    #[test]
+    fn a_demand_that_is_not_understood_is_an_error() -> anyhow::Result<()> {
+        assert_eq!(contract("-- contract: 0009", 9)?, Some(9));
+        for other in ["", "SELECT 1;", "-- The contract: says nothing", "DROP TABLE contract;", "-- Contracting is dear"] {
+            assert_eq!(contract(other, 9)?, None, "{other}");
+        }
+        for wrong in ["-- contract: 9", "--contract: 0009", "-- Contract: 0009", "-- contract 0009", "-- contract: 0009 or so", " -- contract: 0009"]
+        {
+            assert!(contract(wrong, 9).is_err(), "{wrong}");
+        }
+        assert!(contract("-- contract: 0010", 9).is_err(), "nobody knows what comes later");
+        assert!(contract("-- contract: 0000", 9).is_err());
         Ok(())
     }
 

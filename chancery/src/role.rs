@@ -7,12 +7,16 @@ use runtime::{Config, Stop, consume::Durable};
 use tokio::{
     runtime::{Builder, Runtime},
     signal::unix::{SignalKind, signal},
+    sync::oneshot,
+    time::timeout,
 };
 
-use crate::{admin, guard, telemetry};
+use crate::{admin, guard, schema, telemetry};
 
 /// How much longer than its own limit a drain may take before the process ends itself.
 const DRAIN_SLACK: Duration = Duration::from_secs(2);
+/// How long a gateway that may not begin yet stays silent, which is longer than one look at a database that is ready takes.
+const SILENCE: Duration = Duration::from_secs(1);
 /// How long a role goes on when its parent has died: what it leaves undone, the next start finishes.
 const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
 
@@ -198,7 +202,7 @@ async fn drive(role: Role, config: Config, guarded: bool) -> anyhow::Result<()> 
     let ended = Stop::new();
     let admin = serve_admin.map(|address| tokio::spawn(admin::serve(address, role.name(), stop.clone(), ended.clone())));
     tracing::info!(role = role.name(), pid = std::process::id(), "role starts");
-    let work = role.run(config, stop.clone());
+    let work = work(role, config, stop.clone());
     let result = match admin {
         None => work.await,
         Some(admin) => tokio::select! {
@@ -214,11 +218,59 @@ async fn drive(role: Role, config: Config, guarded: bool) -> anyhow::Result<()> 
     result.map_err(|error| anyhow!("{}: {error}", role.name()))
 }
 
-/// The first SIGTERM or SIGINT asks for a drain, a second one ends at once; so does the limit.
+/// Runs the role as soon as it fits the database's tables, and as long as it does: one that does not any more drains.
+async fn work(role: Role, config: Config, stop: Stop) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let (begin, begun) = oneshot::channel();
+    let mut watch = tokio::spawn(schema::watch(role, config.clone(), stop.clone(), begin));
+    let work = async {
+        if may_begin(role, &config, &stop, begun).await {
+            return role.run(config.clone(), stop.clone()).await;
+        }
+        stop.cancelled().await;
+        Ok(())
+    };
+    tokio::pin!(work);
+    let watched = tokio::select! {
+        result = &mut work => return result,
+        watched = &mut watch => watched?,
+    };
+    let refusal = match watched {
+        Ok(None) => return work.await,
+        Ok(Some(why)) => why,
+        Err(error) => format!("{error:#}"),
+    };
+    tracing::error!("{refusal}");
+    stop.cancel();
+    if let Err(error) = work.await {
+        tracing::error!(error, "the drain failed");
+    }
+    Err(refusal.into())
+}
+
+/// Waits until the role may begin; false when it never may. A gateway's own address says meanwhile what it waits for.
+async fn may_begin(role: Role, config: &Config, stop: &Stop, mut begun: oneshot::Receiver<()>) -> bool {
+    if role != Role::Gateway {
+        return begun.await.is_ok();
+    }
+    if let Ok(begun) = timeout(SILENCE, &mut begun).await {
+        return begun.is_ok();
+    }
+    let ended = Stop::new();
+    let mut waiting = tokio::spawn(admin::serve(config.listen, role.name(), stop.clone(), ended.clone()));
+    let begun = begun.await.is_ok();
+    ended.cancel();
+    // Whoever holds a connection open must not keep the gateway from its address.
+    if timeout(SILENCE, &mut waiting).await.is_err() {
+        waiting.abort();
+    }
+    begun
+}
+
+/// The first SIGTERM or SIGINT asks for a drain, a second one ends at once; so does the limit, whoever asked.
 fn watch_signals(stop: Stop, limit: Duration) -> std::io::Result<()> {
     let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {} }
+        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, () = stop.cancelled() => {} }
         tracing::info!("draining");
         stop.cancel();
         tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, () = tokio::time::sleep(limit) => tracing::error!("drain took too long") }

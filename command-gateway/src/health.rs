@@ -71,10 +71,12 @@ pub(crate) async fn ready(State(gateway): State<Gateway>) -> Response {
     let Seen { nats, commands, postgres, .. } = gateway.health.look(&gateway).await;
     // Which right it is says the log: whoever may ask here need not know.
     let rights = runtime::nats::has_rights();
-    let ready = !stopping && nats && commands && rights && gateway.health.database_seen.load(Ordering::Relaxed);
+    // What does not fit the tables says the log, too.
+    let schema = runtime::health::parts().get("schema").is_none_or(|(fine, _)| *fine);
+    let ready = !stopping && nats && commands && rights && schema && gateway.health.database_seen.load(Ordering::Relaxed);
     let word = |fine: bool| if fine { "ready" } else { "not_ready" };
     let parts = json!({ "nats": word(nats), "commands": word(commands), "postgres": word(postgres), "rights": word(rights),
-        "authz": word(gateway.standings.are_remembered()) });
+        "schema": word(schema), "authz": word(gateway.standings.are_remembered()) });
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
     (status, Json(json!({ "role": "gateway", "ready": ready, "stopping": stopping, "parts": parts }))).into_response()
 }

@@ -27,6 +27,30 @@ async fn several_databases_of_one_cluster_migrate_at_once() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn every_owner_says_how_far_it_is_and_no_migration_takes_that_back() {
+    let stack = Stack::builder().gateways(0).workers(0).start().await;
+    let db = stack.db().await;
+    let mut counted = 0;
+    for row in db.query("SELECT owner, version, oldest FROM schema_versions ORDER BY owner", &[]).await.unwrap() {
+        let (owner, version, oldest): (String, i32, i32) = (row.get(0), row.get(1), row.get(2));
+        let last = db.query_one(&format!("SELECT max(version) FROM refinery_{owner}"), &[]).await.unwrap();
+        assert_eq!((version, oldest), (last.get(0), 0), "{owner}");
+        counted += 1;
+    }
+    let histories = "SELECT count(*) FROM pg_class WHERE relkind = 'r' AND relname LIKE 'refinery%'";
+    assert_eq!(db.query_one(histories, &[]).await.unwrap().get::<_, i64>(0), counted);
+    // A newer release was here, and contracted.
+    db.batch_execute("UPDATE schema_versions SET version = 99, oldest = 98 WHERE owner = 'audit'").await.unwrap();
+    blocking(|| migrate::run(&stack.database_url(), None)).unwrap();
+    let row = db.query_one("SELECT version, oldest FROM schema_versions WHERE owner = 'audit'", &[]).await.unwrap();
+    assert_eq!((row.get::<_, i32>(0), row.get::<_, i32>(1)), (99, 98));
+    let newer = "INSERT INTO refinery_audit SELECT 99, 'later', applied_on, checksum FROM refinery_audit WHERE version = 1";
+    db.batch_execute(newer).await.unwrap();
+    let error = blocking(|| migrate::run(&stack.database_url(), None)).unwrap_err();
+    assert!(format!("{error:#}").starts_with("a newer release has migrated this database"), "{error:#}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn every_role_can_log_in_and_none_is_a_superuser() {
     let stack = Stack::builder().gateways(0).workers(0).start().await;
     for role in migrate::ROLES {

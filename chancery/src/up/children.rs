@@ -98,7 +98,10 @@ impl Member {
             if self.started.elapsed() > HEALTHY {
                 self.pause = FIRST_PAUSE;
             }
-            say!(" {} ended ({how}); started again in {} ms; log: {}", self.name, self.pause.as_millis(), self.log.display());
+            // Whoever ends by itself says why: otherwise one that refuses would only be seen to end again and again.
+            let own = self.child.as_mut().and_then(Child::exited).is_some_and(|status| status.code().is_some());
+            let why = if own { format!("; it said: {}", crate::child::tail(&self.log, 1)) } else { String::new() };
+            say!(" {} ended ({how}){why}; started again in {} ms; log: {}", self.name, self.pause.as_millis(), self.log.display());
             self.child = None;
             self.again_at = Some(Instant::now() + self.pause);
             self.pause = (self.pause * 2).min(LONGEST_PAUSE);

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 /// A row of `events`, as its body says.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Recorded {
+pub(crate) struct Recorded {
     pub(super) tenant: String,
     pub(super) sequence: u64,
     pub(super) id: String,
@@ -17,7 +17,7 @@ pub(super) struct Recorded {
 
 /// A message of EVENTS.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Published {
+pub(crate) struct Published {
     pub(super) subject: String,
     pub(super) tenant: String,
     pub(super) sequence: u64,
@@ -27,7 +27,7 @@ pub(super) struct Published {
 
 /// A row of `commands`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Outcome {
+pub(crate) struct Outcome {
     pub(super) command: String,
     pub(super) status: String,
     /// The events it names, in order.
@@ -36,7 +36,7 @@ pub(super) struct Outcome {
 
 /// A row of the audit.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Audited {
+pub(crate) struct Audited {
     pub(super) tenant: String,
     pub(super) n: u64,
     pub(super) event: String,
@@ -44,7 +44,7 @@ pub(super) struct Audited {
 
 /// Everything a run left behind.
 #[derive(Debug, Clone, Default)]
-pub(super) struct History {
+pub(crate) struct History {
     /// The commands the clients were told are accepted.
     pub(super) accepted: BTreeSet<String>,
     pub(super) outcomes: Vec<Outcome>,

@@ -56,7 +56,7 @@ pub(super) async fn settled(stack: &Stack, accepted: &BTreeSet<String>, audit: b
 ///
 /// # Panics
 /// With everything that is wrong.
-pub(super) async fn assert_sound(stack: &Stack, accepted: &BTreeSet<String>, audit: bool) -> History {
+pub(crate) async fn assert_sound(stack: &Stack, accepted: &BTreeSet<String>, audit: bool) -> History {
     let history = settled(stack, accepted, audit).await;
     let mut faults = history.faults();
     if audit {

@@ -31,7 +31,7 @@ pub(super) fn commands(default: usize) -> usize {
 
 /// A request and its last answer.
 #[derive(Debug, Clone)]
-pub(super) struct Said {
+pub(crate) struct Said {
     pub(super) path: String,
     pub(super) answer: Answer,
     /// How often it was sent.
@@ -87,7 +87,7 @@ impl Client {
 
 /// A tenant of the load.
 #[derive(Debug, Clone)]
-pub(super) struct Tenant {
+pub(crate) struct Tenant {
     pub(super) id: String,
     pub(super) owner: String,
 }
@@ -99,7 +99,7 @@ pub(super) fn fresh(what: &str) -> String {
 }
 
 /// The body that creates a tenant with room for many members.
-pub(super) fn tenant_body() -> Value {
+pub(crate) fn tenant_body() -> Value {
     let slug = fresh("t");
     json!({ "slug": slug, "name": "Tenant", "plan": "enterprise", "owner": { "email": format!("{slug}@example.com"), "fullName": "Own Er" } })
 }
@@ -110,7 +110,7 @@ pub(super) fn person(number: usize) -> Value {
 }
 
 /// Creates tenants, all at once; also gives the ids of the commands.
-pub(super) async fn tenants(stack: &Stack, count: usize) -> (Vec<Tenant>, BTreeSet<String>) {
+pub(crate) async fn tenants(stack: &Stack, count: usize) -> (Vec<Tenant>, BTreeSet<String>) {
     let (client, token) = (Client::of(stack), stack.operator_token());
     let mut all = JoinSet::new();
     for _ in 0..count {
@@ -148,7 +148,7 @@ struct Shared {
 }
 
 /// A running load.
-pub(super) struct Load {
+pub(crate) struct Load {
     shared: Arc<Shared>,
     workers: JoinSet<()>,
 }
@@ -176,7 +176,7 @@ impl Load {
     }
 
     /// Goes on until [`Load::finish`] says that it is enough.
-    pub(super) fn endless(stack: &Stack, tenants: &[Tenant]) -> Self {
+    pub(crate) fn endless(stack: &Stack, tenants: &[Tenant]) -> Self {
         Self::start(stack, tenants, usize::MAX)
     }
 
@@ -191,7 +191,7 @@ impl Load {
     }
 
     /// Waits until `more` are answered than now.
-    pub(super) async fn goes_on(&self, more: usize) {
+    pub(crate) async fn goes_on(&self, more: usize) {
         self.reached(self.answered() + more).await;
     }
 
@@ -199,7 +199,7 @@ impl Load {
     ///
     /// # Panics
     /// When a command was neither accepted nor in time.
-    pub(super) async fn finish(self) -> Vec<Said> {
+    pub(crate) async fn finish(self) -> Vec<Said> {
         self.shared.limit.compare_exchange(usize::MAX, 0, Ordering::SeqCst, Ordering::SeqCst).unwrap_or_default();
         self.workers.join_all().await;
         std::mem::take(&mut *self.shared.said.lock().unwrap())
@@ -222,7 +222,7 @@ async fn one(client: &Client, token: &str, tenant: &str, number: usize) -> Said 
 ///
 /// # Panics
 /// When an answer is neither a success nor "accepted, not decided yet": nothing in this load can be refused.
-pub(super) fn accepted(said: &[Said]) -> BTreeSet<String> {
+pub(crate) fn accepted(said: &[Said]) -> BTreeSet<String> {
     let ids: BTreeSet<String> = said
         .iter()
         .map(|said| {

@@ -21,4 +21,5 @@ mod rules;
 mod streams;
 mod teams;
 
-pub(crate) use load::without_duplicate_window;
+pub(crate) use history::assert_sound;
+pub(crate) use load::{Load, accepted, tenant_body, tenants, without_duplicate_window};

@@ -247,6 +247,7 @@ pub(crate) const TABLES: &[(&str, &[(&str, &str)])] = &[
     ("public.refinery_notifications", &[]),
     ("public.refinery_onboarding", &[]),
     ("public.refinery_withdrawals", &[]),
+    ("public.schema_versions", &[("worker", "S"), ("gateway", "S"), ("consumers", "S")]),
     ("public.sso_views", &[("gateway", "S")]),
     ("public.standings", &[("gateway", "S")]),
     ("public.team_names", &[("worker", "SID"), ("gateway", "S")]),

@@ -4,6 +4,7 @@ mod frozen;
 mod holes;
 mod lost;
 mod restored;
+mod upgrade;
 
 use std::process::Stdio;
 
