@@ -100,6 +100,8 @@ async fn found(config: &Config) -> Result<Vec<(String, Versions)>, String> {
 /// without one, and finds out when it is there. Gives the reason why the role must end, if there is one.
 pub(crate) async fn watch(role: Role, config: Config, stop: Stop, begin: oneshot::Sender<()>) -> anyhow::Result<Option<String>> {
     let known = known(role)?;
+    // An address that cannot be read is nothing to wait for.
+    store::session(&config, "", "")?;
     let mut begin = Some(begin);
     let mut fitted = false;
     let mut trouble = Trouble::default();
