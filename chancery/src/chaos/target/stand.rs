@@ -23,6 +23,7 @@ use super::{
 use crate::{
     chaos::{plan::Shape, reach, target::Doors},
     migrate,
+    patience::patiently,
     privilege::nats::User,
     provision,
     role::{Consumer, Role},
@@ -117,7 +118,8 @@ impl Stand {
         migrate::run(&postgres.url(DATABASE), Some(&keys.roles))?;
         let mut provisioning = config.clone();
         (provisioning.nats_url, provisioning.replicas) = (Secret::new(cluster.url_as(User::Provisioner)), shape.nodes.len());
-        provision::run(&provisioning).context("creating streams and durables")?;
+        // Servers that have just found each other may be busy for longer than a request waits.
+        patiently(provisioning.provision_wait, provision::may_pass, || provision::run(&provisioning)).context("creating streams and durables")?;
 
         let members = runtime.block_on(members(&exe, &files, &keys, &cluster, &postgres, shape, &mut links))?;
         let gateways = members.iter().filter(|member| member.role == Role::Gateway).map(|member| (member.name.clone(), member.address)).collect();
