@@ -173,11 +173,14 @@ pub async fn get(context: &jetstream::Context, name: &str) -> Result<stream::Str
 
 /// The same, where it may be missing.
 pub(crate) async fn look_at(context: &jetstream::Context, name: &str) -> Result<Option<stream::Stream>, String> {
-    match context.get_stream(name).await {
-        Ok(found) => Ok(Some(found)),
-        Err(error) if is_missing(&error) => Ok(None),
-        Err(error) => Err(error.to_string()),
-    }
+    let asked = async {
+        match context.get_stream(name).await {
+            Ok(found) => Ok(Some(found)),
+            Err(error) if is_missing(&error) => Ok(None),
+            Err(error) => Err(error),
+        }
+    };
+    nats::ask_api(&format!("STREAM.INFO.{name}"), asked).await
 }
 
 /// Makes a reader of one's own; see [`reader_name`].
@@ -245,15 +248,7 @@ pub async fn wait(config: &Config, context: &jetstream::Context, streams: &[&str
 
 async fn look(config: &Config, context: &jetstream::Context, streams: &[&str]) -> Result<(), StartError> {
     for name in streams {
-        let subject = format!("STREAM.INFO.{name}");
-        let asked = nats::ask_api(&subject, async {
-            match context.get_stream(name).await {
-                Ok(found) => Ok(Some(found)),
-                Err(error) if is_missing(&error) => Ok(None),
-                Err(error) => Err(error),
-            }
-        });
-        let Some(found) = asked.await.map_err(|error| StartError::Nats(format!("cannot look at {name}: {error}")))? else {
+        let Some(found) = look_at(context, name).await.map_err(|error| StartError::Nats(format!("cannot look at {name}: {error}")))? else {
             return Err(StartError::NotProvisioned { name: format!("stream {name}"), what: "does not exist".into() });
         };
         let partitions = found.cached_info().config.metadata.get(PARTITIONS);
