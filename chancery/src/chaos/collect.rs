@@ -14,7 +14,7 @@ use runtime::nats::Access;
 use tokio_postgres::{Client, NoTls};
 
 use super::{
-    facts::{Facts, ResourceRow},
+    facts::Facts,
     history::History,
     reach::{NatsReach, Reach},
 };
@@ -46,10 +46,15 @@ pub fn access(nats: &NatsReach) -> Access {
 ///
 /// # Errors
 /// The database or a stream cannot be read.
-pub async fn collect(reach: &Reach, history: &History, resources: Vec<ResourceRow>, limit: Duration) -> anyhow::Result<Facts> {
+pub async fn collect(reach: &Reach, history: &History, watch: Option<Watch>, limit: Duration) -> anyhow::Result<Facts> {
     let begin = Instant::now();
     let (doors, unquiet) = quiet::wait(reach, history, limit).await?;
     let quiet_ms = u64::try_from(begin.elapsed().as_millis()).unwrap_or(u64::MAX);
+    // Now, when no client holds anything of the processes any more.
+    let resources = match watch {
+        Some(watch) => watch.end().await?,
+        None => Vec::new(),
+    };
     let mut facts = Facts { unquiet, quiet_ms, resources, ..Facts::default() };
     database::read(&doors, &mut facts).await?;
     let subjects = streams::read(&doors, &mut facts).await?;

@@ -99,8 +99,7 @@ async fn trial(base: &mut Base, defect: Defect, planted: bool) -> End {
         let mut stand = Stand::start(base, wanted, planted.then_some(defect)).await?;
         scenario::play(defect, &mut stand, &history).await?;
         let watch = collect::Watch::start(&stand.reach(), &history);
-        let resources = watch.end().await?;
-        collect::collect(&stand.reach(), &history, resources, REST).await
+        collect::collect(&stand.reach(), &history, Some(watch), REST).await
     };
     let facts = match played.await {
         Ok(facts) => facts,

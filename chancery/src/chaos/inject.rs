@@ -126,7 +126,9 @@ pub(super) async fn repeat(doors: &Doors, history: &History, stream: &'static st
         let kept = message.headers.iter().filter(|(name, _)| !name.to_string().starts_with(EXPECTATIONS));
         kept.for_each(|(name, values)| values.iter().for_each(|value| headers.append(name.clone(), value.clone())));
         let detail = format!("{} again", message.sequence);
-        done += usize::from(put(&context, history, stream, message.subject.to_string(), headers, message.payload, false, detail).await.is_ok());
+        // Poison is poison when it comes again.
+        let poison = is_poison(&headers);
+        done += usize::from(put(&context, history, stream, message.subject.to_string(), headers, message.payload, poison, detail).await.is_ok());
     }
     if done == 0 { bail!("{stream} takes no repeat") } else { Ok(done) }
 }
@@ -155,6 +157,11 @@ pub(super) async fn poison(doors: &Doors, history: &History, stream: &'static st
     if done == 0 { bail!("{stream} takes no poison") } else { Ok(done) }
 }
 
+/// Whether a message is one that a fault made up.
+fn is_poison(headers: &HeaderMap) -> bool {
+    headers.get(INJECTED).is_some_and(|value| value.as_str() == POISON)
+}
+
 #[expect(clippy::too_many_arguments, reason = "a message and what is recorded of it")]
 async fn put(
     context: &jetstream::Context,
@@ -172,4 +179,16 @@ async fn put(
     let ack = tokio::time::timeout(LIMIT, publish).await.context("no acknowledgement")?.map_err(|error| anyhow!("{error}"))?;
     history.injected(Injection { stream: stream.to_owned(), sequence: ack.sequence, poison, detail });
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn poison_that_is_repeated_stays_poison() {
+        let headers = |mark: &str| HeaderMap::from_iter([(INJECTED.parse().unwrap(), mark.parse().unwrap())]);
+        assert!(is_poison(&headers(POISON)));
+        assert!(!is_poison(&headers(REPEAT)) && !is_poison(&HeaderMap::new()));
+    }
 }

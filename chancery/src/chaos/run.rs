@@ -185,8 +185,7 @@ async fn drive<T: Target>(target: &Arc<T>, plan: &Plan, options: &Options, out: 
     let draining = async {
         load.stop().await?;
         eprintln!("the load has ended; collecting what is the case");
-        let resources = watch.end().await?;
-        collect::collect(reach, &history, resources, DRAIN_LIMIT).await
+        collect::collect(reach, &history, Some(watch), DRAIN_LIMIT).await
     };
     let facts = tokio::select! {
         facts = draining => facts?,

@@ -36,7 +36,7 @@ async fn run() -> (Stack, History, Facts) {
     let ended = || history.records().iter().filter(|record| matches!(record.what, What::End { .. })).count();
     wait_until("the wishes of the load", async || ended() >= WISHES).await;
     load.stop().await.unwrap();
-    let facts = collect(&reach, &history, watch.end().await.unwrap(), LIMIT).await.unwrap();
+    let facts = collect(&reach, &history, Some(watch), LIMIT).await.unwrap();
     (stack, history, facts)
 }
 
@@ -108,7 +108,7 @@ async fn a_load_over_a_sound_stack_is_acquitted_and_every_lie_about_it_is_named_
 /// The same with rows that are gone from the database itself.
 async fn rows_that_are_really_removed_are_found(stack: &Stack, history: &History) {
     let db = stack.db().await;
-    let again = async || judge(history, &collect(&reach(stack), history, Vec::new(), LIMIT).await.unwrap());
+    let again = async || judge(history, &collect(&reach(stack), history, None, LIMIT).await.unwrap());
     let convicts = |verdict: &Verdict, by: &str| assert!(verdict.convicted_by().contains(&by), "{by} is not among {:?}", verdict.convicted_by());
 
     const AUDIT: &str = "ALTER TABLE audit_log DISABLE TRIGGER audit_log_append_only;
@@ -166,7 +166,7 @@ async fn a_load_through_crashes_of_everything_is_acquitted_and_leaves_a_report()
     history.phase("drain");
     load.stop().await.unwrap();
 
-    let facts = collect(&reach, &history, Vec::new(), LIMIT).await.unwrap();
+    let facts = collect(&reach, &history, None, LIMIT).await.unwrap();
     let verdict = judge(&history, &facts);
     history.flush().unwrap();
     report::write(&folder, &history.records(), &facts, &verdict, "an acceptance test").unwrap();

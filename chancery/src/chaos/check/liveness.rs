@@ -90,7 +90,8 @@ fn after(case: &Case<'_>) -> Option<(u64, f64)> {
     stretches.map(|from| rate(case, from, from + STRETCH)).max_by(f64::total_cmp).map(|best| (begin, best))
 }
 
-/// The medians of the first and the last third, when the last is so much more and every third is more than the one before.
+/// The medians of the first and the last third, when the last is so much more and every third is more than the one before, and when it is
+/// still held at the last look, when no client waits any more: patient clients of a cluster that is frozen again and again hold connections.
 fn grows(rows: &[&ResourceRow], value: impl Fn(&ResourceRow) -> u64, more: u64) -> Option<(u64, u64)> {
     let life = rows.last()?.at - rows.first()?.at;
     if life < LIFE || rows.len() < SAMPLES {
@@ -103,7 +104,8 @@ fn grows(rows: &[&ResourceRow], value: impl Fn(&ResourceRow) -> u64, more: u64) 
         values[values.len() / 2]
     };
     let (first, middle, last) = (median(&rows[..third]), median(&rows[third..2 * third]), median(&rows[2 * third..]));
-    (first < middle && middle < last && last > first + more).then_some((first, last))
+    let kept = value(rows.last()?) > first + more;
+    (first < middle && middle < last && last > first + more && kept).then_some((first, last))
 }
 
 #[cfg(test)]
@@ -176,6 +178,12 @@ mod tests {
     fn what_grew_once_and_stays_is_not_named() {
         let once = |number: u64| if number < 12 { 50_000 } else { 900_000 };
         assert_eq!(found(&[], &watched(|_| 20, once, |_| 1)), Vec::<String>::new());
+    }
+
+    #[test]
+    fn what_is_let_go_when_nobody_waits_any_more_is_not_named() {
+        let at_last = |number: u64| if number == 29 { 20 } else { 20 + number * 10 };
+        assert_eq!(found(&[], &watched(at_last, |_| 50_000, |_| 1)), Vec::<String>::new());
     }
 
     #[test]

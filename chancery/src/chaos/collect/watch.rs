@@ -29,7 +29,8 @@ impl Watch {
         Self { stop, task }
     }
 
-    /// Ends it and gives what was seen.
+    /// Ends it with a last look and gives what was seen. To be called when nobody asks anything of the processes any more: what they still
+    /// hold then is no client's.
     ///
     /// # Errors
     /// The task panicked.
@@ -42,13 +43,17 @@ impl Watch {
 async fn watch(reach: Reach, history: History, stop: Stop) -> Vec<ResourceRow> {
     let mut rows = Vec::new();
     loop {
+        let is_last = stop.is_cancelled();
         let parts = reach.parts.clone();
         let at = history.now();
         // A look that fails leaves a gap and nothing else.
         let seen = tokio::task::spawn_blocking(move || parts.now().iter().filter_map(|part| look(part, at)).collect::<Vec<_>>()).await;
         rows.extend(seen.unwrap_or_default());
+        if is_last {
+            return rows;
+        }
         tokio::select! {
-            () = stop.cancelled() => return rows,
+            () = stop.cancelled() => {}
             () = tokio::time::sleep(LOOK) => {}
         }
     }

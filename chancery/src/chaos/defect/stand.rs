@@ -23,6 +23,7 @@ use crate::{
     },
     child::Child,
     connect,
+    manifest::Manifest,
     privilege::nats::User,
     role::{Consumer, Role},
     servers::{nats, port},
@@ -89,6 +90,7 @@ impl<'a> Stand<'a> {
             password: token::secret(),
             sync: wanted.sync,
             remove: None,
+            manifest: Manifest::built_in(),
             node: None,
         };
         let nats = blocking(|| nats::Nats::start(&base.exe, &base.nats, options))?;

@@ -22,6 +22,7 @@ use super::{
 };
 use crate::{
     chaos::{plan::Shape, reach, target::Doors},
+    manifest::Manifest,
     migrate,
     patience::patiently,
     privilege::nats::User,
@@ -190,6 +191,7 @@ fn nodes(
         monitor_port: None,
         password: keys.nats.clone(),
         sync: nats::Sync::Always,
+        manifest: Manifest::built_in(),
         node: None,
         remove: None,
     });
