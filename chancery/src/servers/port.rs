@@ -6,7 +6,15 @@ use std::{
     time::Duration,
 };
 
-/// `preferred` when nobody has it, else any port that is free on loopback at the moment.
+/// Ports below this may be somebody's well-known ones.
+const LOWEST: u16 = 16_000;
+/// Ports below this are not given to outgoing connections where nobody has changed it.
+const EPHEMERAL: u16 = 32_768;
+/// Ports that are tried before the system is asked for one.
+const ATTEMPTS: usize = 64;
+
+/// `preferred` when nobody has it, else any port that is free on loopback at the moment; where there is one, none that the system may give to an
+/// outgoing connection before a server listens on it, or while that server is started again.
 ///
 /// # Errors
 /// The system has no port left.
@@ -14,7 +22,19 @@ pub fn free(preferred: Option<u16>) -> io::Result<u16> {
     if let Some(port) = preferred.filter(|port| is_free(*port)) {
         return Ok(port);
     }
+    let top = ephemeral();
+    if top > LOWEST
+        && let Some(port) = (0..ATTEMPTS).map(|_| rand::random_range(LOWEST..top)).find(|port| is_free(*port))
+    {
+        return Ok(port);
+    }
     TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr().map(|address| address.port())
+}
+
+/// Where the ports of outgoing connections begin.
+fn ephemeral() -> u16 {
+    let range = std::fs::read_to_string("/proc/sys/net/ipv4/ip_local_port_range").ok();
+    range.and_then(|range| range.split_whitespace().next()?.parse().ok()).unwrap_or(EPHEMERAL)
 }
 
 /// The first free port from `first` on; after 50 that are taken, any.
@@ -55,4 +75,18 @@ pub fn get(address: SocketAddr, path: &str, limit: Duration) -> io::Result<(u16,
     let status = text.split(' ').nth(1).and_then(|code| code.parse().ok());
     let body = text.split_once("\r\n\r\n").map(|(_, body)| body.to_owned()).unwrap_or_default();
     status.map(|status| (status, body)).ok_or_else(|| io::Error::other("the answer is not HTTP"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_free_port_is_none_that_an_outgoing_connection_gets() {
+        let port = free(None).unwrap();
+        assert!(is_free(port) && (LOWEST..ephemeral().max(LOWEST + 1)).contains(&port), "{port}");
+        assert_eq!(free(Some(port)).unwrap(), port);
+        let _held = TcpListener::bind((Ipv4Addr::LOCALHOST, port)).unwrap();
+        assert_ne!(free(Some(port)).unwrap(), port);
+    }
 }
