@@ -174,6 +174,7 @@ impl Folder {
             folders: Vec::new(),
             nats_store: "20GB".into(),
             nats_monitor: std::net::Ipv4Addr::LOCALHOST.into(),
+            manifest: None,
             renew,
         }
     }

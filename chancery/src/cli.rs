@@ -14,9 +14,11 @@ use subjects::TenantId;
 use crate::{
     bench, chaos, cluster, events,
     guard::Guard,
-    health, init, mail, migrate,
+    health, init, mail,
+    manifest::Manifest,
+    migrate,
     patience::patiently,
-    provision,
+    provision::{self, Sign},
     role::{self, Consumer, Role},
     token::{self, Claims},
     up,
@@ -82,11 +84,13 @@ enum Command {
         #[arg(long, default_value_t = 0)]
         wait: u64,
     },
-    /// Creates the streams, the bucket and the consumers, or checks them.
+    /// Creates the streams, the bucket and what the manifest declares, or compares them with what is there; alone it is `apply`.
     Provision {
         /// Seconds to wait for servers that do not answer yet.
-        #[arg(long, default_value_t = 0)]
+        #[arg(long, default_value_t = 0, global = true)]
         wait: u64,
+        #[command(subcommand)]
+        what: Option<Provision>,
     },
     /// Prints what every variable comes to and where from, without its secrets.
     Config,
@@ -115,6 +119,20 @@ enum Command {
     /// Runs a server and ends it with its parent.
     #[command(hide = true)]
     Guard(Guard),
+}
+
+#[derive(Debug, Subcommand)]
+enum Provision {
+    /// Tells what `apply` would do; changes nothing.
+    Plan,
+    /// Makes what is missing and changes what differs, PostgreSQL's part too where DATABASE_URL says where it is.
+    Apply {
+        /// A folder with a file for each role, named after it, that holds its password.
+        #[arg(long)]
+        passwords: Option<PathBuf>,
+    },
+    /// Tells what `apply` would do, and fails if that is anything.
+    Verify,
 }
 
 #[derive(Debug, Subcommand)]
@@ -207,12 +225,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Chaos(options) => return chaos::run(config, &options),
         Command::Floor { part } => return bench::floor::run(part, &config),
         Command::Migrate { passwords, wait } => migrate(&config, passwords.as_deref(), Duration::from_secs(wait))?,
-        Command::Provision { wait } => {
-            #[cfg(feature = "planted")]
-            runtime::planted::arm_as_told()?;
-            let made = patiently(Duration::from_secs(wait), provision::may_pass, || provision::run(&config))?;
-            println!("{made}");
-        }
+        Command::Provision { wait, what } => return provide(&config, Duration::from_secs(wait), what),
         Command::Config => {
             for setting in Config::settings(&|name| std::env::var(name).ok())? {
                 println!("{}={} ({})", setting.name, setting.value.unwrap_or_default(), setting.source);
@@ -234,21 +247,53 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+fn provide(config: &Config, wait: Duration, what: Option<Provision>) -> anyhow::Result<ExitCode> {
+    #[cfg(feature = "planted")]
+    runtime::planted::arm_as_told()?;
+    let what = what.unwrap_or(Provision::Apply { passwords: None });
+    if let Provision::Apply { passwords } = what {
+        let passwords = role_passwords(config, passwords.as_deref())?;
+        let made = patiently(wait, provision::may_pass, || provision::apply(config, &passwords))?;
+        println!("{made}");
+        return Ok(ExitCode::SUCCESS);
+    }
+    let items = patiently(wait, provision::may_pass, || provision::plan(config))?;
+    for item in &items {
+        println!("{item}");
+    }
+    if config.database_url.expose().is_empty() {
+        println!("PostgreSQL was not looked at: DATABASE_URL is not set");
+    }
+    let open = items.iter().filter(|item| matches!(item.sign, Sign::Add | Sign::Change | Sign::Refused)).count();
+    println!("{} as declared, {open} not", items.len() - open);
+    Ok(if open > 0 && matches!(what, Provision::Verify) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+/// The passwords that the database roles are to have.
+fn role_passwords(config: &Config, folder: Option<&Path>) -> anyhow::Result<migrate::Passwords> {
+    let file = std::env::var("CHANCERY_ROLE_PASSWORD_FILE").ok().map(std::fs::read_to_string).transpose().context("CHANCERY_ROLE_PASSWORD_FILE")?;
+    let password = std::env::var("CHANCERY_ROLE_PASSWORD").ok().or(file).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+    match folder {
+        Some(folder) => migrate::Passwords::from_folder(folder, Manifest::of(config)?),
+        None => Ok(password.map_or(migrate::Passwords::None, migrate::Passwords::One)),
+    }
+}
+
 fn migrate(config: &Config, passwords: Option<&Path>, wait: Duration) -> anyhow::Result<()> {
     if config.database_url.expose().is_empty() {
         bail!("DATABASE_URL is not set");
     }
-    let file = std::env::var("CHANCERY_ROLE_PASSWORD_FILE").ok().map(std::fs::read_to_string).transpose().context("CHANCERY_ROLE_PASSWORD_FILE")?;
-    let password = std::env::var("CHANCERY_ROLE_PASSWORD").ok().or(file).map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
-    let passwords = match passwords {
-        Some(folder) => migrate::Passwords::from_folder(folder)?,
-        None => password.map_or(migrate::Passwords::None, migrate::Passwords::One),
-    };
+    let passwords = role_passwords(config, passwords)?;
     let report = patiently(wait, migrate::may_pass, || migrate::with_passwords(config.database_url.expose(), &passwords))?;
     for name in &report.applied {
         println!("applied {name}");
     }
     println!("{} applied", report.applied.len());
+    let teams = Manifest::of(config)?;
+    if teams.of_teams().next().is_some() {
+        let made = provision::teams(config, teams, &passwords)?;
+        println!("{made} of the manifest's roles, schemas and policies made or changed");
+    }
     Ok(())
 }
 

@@ -10,7 +10,7 @@ use runtime::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::provision;
+use crate::{manifest::Manifest, provision};
 
 /// Whose rights these commands need.
 const USER: &str = subjects::user::OPERATOR;
@@ -94,7 +94,9 @@ async fn rebuild(config: &Config, connection: &nats::Connection, wanted: Wanted,
     }
     if !dry_run {
         rebuild.run().await?;
-        let made = provision::provision(config, &connection.client).await.context("EVENTS is there again; `chancery provision` makes the rest")?;
+        let made = provision::provision(config, Manifest::of(config)?, &connection.client)
+            .await
+            .context("EVENTS is there again; `chancery provision` makes the rest")?;
         if !json {
             println!("{made}; the workers publish, also when this command is ended");
         }

@@ -16,6 +16,7 @@ use anyhow::Context as _;
 
 use self::{place::Place, reader::Reader};
 use crate::{
+    manifest::{Entry, Manifest},
     migrate,
     role::{Consumer, Role},
     token,
@@ -70,6 +71,9 @@ pub struct Options {
     /// Where the nats-servers' monitoring listens. It has no authentication.
     #[arg(long, default_value = "127.0.0.1", env = "CHANCERY_NATS_MONITOR")]
     pub nats_monitor: std::net::IpAddr,
+    /// A file that declares the consumers of other teams.
+    #[arg(long, env = "CHANCERY_MANIFEST")]
+    pub manifest: Option<PathBuf>,
     /// Draws something anew first; see docs/compose.md for what must be restarted then.
     #[arg(long, value_enum)]
     pub renew: Vec<Renew>,
@@ -92,12 +96,16 @@ pub fn run(options: &Options) -> anyhow::Result<Vec<PathBuf>> {
     }
     let drawn = certificates::drawn(&mut place)?;
     place.share(Path::new("ca.pem"), &drawn.authority, None)?;
-    nats::write(&mut place, &drawn, options)?;
+    let manifest = options.manifest.as_deref().map_or_else(|| Ok(Manifest::built_in()), Manifest::load)?;
+    nats::write(&mut place, manifest, &drawn, options)?;
     let superuser = place.secret("postgres", &token::secret)?;
     place.share(Path::new("postgres/password"), &superuser, Some(Reader::Postgres))?;
     administration(&mut place, &superuser)?;
     for role in reader::roles() {
         credentials(&mut place, role)?;
+    }
+    for entry in manifest.of_teams() {
+        of_team(&mut place, entry)?;
     }
     for (reader, folder) in &options.folders {
         place.hand_over(folder, *reader).with_context(|| format!("handing {} to {}", folder.display(), reader.name()))?;
@@ -115,7 +123,7 @@ fn administration(place: &mut Place, superuser: &str) -> anyhow::Result<()> {
         let password = database_password(place, name)?;
         place.share(&Reader::Migrate.credentials(&format!("passwords/{name}")), &password, Some(Reader::Migrate))?;
     }
-    for reader in [Reader::Provisioner, Reader::Operator, Reader::System, Reader::Team] {
+    for reader in [Reader::Provisioner, Reader::Operator, Reader::System] {
         let password = nats::password(place, reader.name())?;
         place.share(&reader.credentials("nats-password"), &password, Some(reader))?;
     }
@@ -136,6 +144,20 @@ fn credentials(place: &mut Place, role: Role) -> anyhow::Result<()> {
     }
     for (name, text) in held {
         place.share(&reader.credentials(name), &text, Some(reader))?;
+    }
+    Ok(())
+}
+
+/// What another team's program holds. The operator hands it on: where that program runs is not ours to know.
+fn of_team(place: &mut Place, entry: &Entry) -> anyhow::Result<()> {
+    let mut held = vec![("nats-password", nats::password(place, entry.name)?)];
+    if let Some(role) = entry.database_role() {
+        let password = database_password(place, &role)?;
+        place.share(&Reader::Migrate.credentials(&format!("passwords/{role}")), &password, Some(Reader::Migrate))?;
+        held.push(("database-url", database_url(&role, &password)));
+    }
+    for (name, text) in held {
+        place.share(&Reader::Operator.credentials(&format!("teams/{}/{name}", entry.name)), &text, Some(Reader::Operator))?;
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ pub mod guard;
 pub mod health;
 pub mod init;
 pub mod mail;
+pub mod manifest;
 pub mod migrate;
 pub mod patience;
 pub mod privilege;

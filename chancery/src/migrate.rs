@@ -8,7 +8,10 @@ use anyhow::{Context as _, anyhow, bail};
 use postgres::{Client, NoTls, error::SqlState};
 use refinery::{Migration, Runner, error::Kind};
 
-use crate::schema::Versions;
+use crate::{
+    manifest::{Entry, Manifest},
+    schema::Versions,
+};
 
 mod list {
     include!(concat!(env!("OUT_DIR"), "/migrations.rs"));
@@ -47,24 +50,25 @@ pub enum Passwords {
     /// The same for all: development and tests.
     One(String),
     /// One for each role, as (role, password).
-    Each(Vec<(&'static str, String)>),
+    Each(Vec<(String, String)>),
 }
 
 impl Passwords {
-    /// Reads a file for each role from a folder.
+    /// Reads a file for each role from a folder; for the roles of teams, too.
     ///
     /// # Errors
     /// A role has no file, or it is empty.
-    pub fn from_folder(folder: &Path) -> anyhow::Result<Self> {
-        let password = |role: &'static str| {
-            let path = folder.join(role);
+    pub fn from_folder(folder: &Path, manifest: &Manifest) -> anyhow::Result<Self> {
+        let password = |role: String| {
+            let path = folder.join(&role);
             let text = std::fs::read_to_string(&path).with_context(|| format!("reading {}", path.display()))?;
             if text.trim().is_empty() { Err(anyhow!("{} is empty", path.display())) } else { Ok((role, text.trim().to_owned())) }
         };
-        Ok(Self::Each(ROLES.into_iter().map(password).collect::<anyhow::Result<_>>()?))
+        let of_teams = manifest.of_teams().filter_map(Entry::database_role);
+        Ok(Self::Each(ROLES.into_iter().map(str::to_owned).chain(of_teams).map(password).collect::<anyhow::Result<_>>()?))
     }
 
-    fn of(&self, role: &str) -> Option<&str> {
+    pub(crate) fn of(&self, role: &str) -> Option<&str> {
         match self {
             Self::None => None,
             Self::One(password) => Some(password),
@@ -219,7 +223,7 @@ fn create_roles(client: &mut Client) -> anyhow::Result<()> {
 }
 
 /// A literal that is safe inside a statement which takes no parameters.
-fn quoted(text: &str) -> String {
+pub(crate) fn quoted(text: &str) -> String {
     format!("'{}'", text.replace('\0', "").replace('\'', "''"))
 }
 

@@ -16,6 +16,7 @@ use runtime::{Config, Stop};
 use super::{Options, usage::Watched};
 use crate::{
     child::{self, Child},
+    manifest::Manifest,
     servers::{
         find, nats,
         place::{self, ServerUser},
@@ -113,6 +114,7 @@ impl Stand {
             monitor_port: None,
             password: token::secret(),
             sync: options.sync.into(),
+            manifest: Manifest::built_in(),
             node: None,
             remove: Some(folder.root.join("nats")),
         };

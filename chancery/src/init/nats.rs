@@ -4,6 +4,7 @@ use std::path::PathBuf;
 
 use super::{Options, Reader, certificates::Drawn, place::Place};
 use crate::{
+    manifest::Manifest,
     privilege::{self, nats::User},
     token,
 };
@@ -14,12 +15,12 @@ const NODES: [&str; 3] = ["nats-1", "nats-2", "nats-3"];
 const MOUNTED: &str = "/run/chancery/nats";
 
 /// Writes certificates and a configuration for each server.
-pub(super) fn write(place: &mut Place, drawn: &Drawn, options: &Options) -> anyhow::Result<()> {
+pub(super) fn write(place: &mut Place, manifest: &Manifest, drawn: &Drawn, options: &Options) -> anyhow::Result<()> {
     let path = |name: &str| PathBuf::from("nats").join(name);
     place.share(&path("ca.pem"), &drawn.authority, Some(Reader::Nats))?;
     place.share(&path("server.pem"), &drawn.server, Some(Reader::Nats))?;
     place.share(&path("server.key"), &drawn.server_key, Some(Reader::Nats))?;
-    let accounts = accounts(place)?;
+    let accounts = accounts(place, manifest)?;
     for node in NODES {
         place.share(&path(&format!("{node}.conf")), &configuration(node, options, &accounts), Some(Reader::Nats))?;
     }
@@ -32,11 +33,11 @@ pub(super) fn password(place: &mut Place, user: &str) -> anyhow::Result<String> 
 }
 
 /// The accounts with their users and what each may do.
-fn accounts(place: &mut Place) -> anyhow::Result<String> {
+fn accounts(place: &mut Place, manifest: &Manifest) -> anyhow::Result<String> {
     let passwords: Vec<(User, String)> =
-        User::all().into_iter().map(|user| Ok((user, password(place, user.name())?))).collect::<anyhow::Result<_>>()?;
+        User::all(manifest).into_iter().map(|user| Ok((user, password(place, user.name())?))).collect::<anyhow::Result<_>>()?;
     let of = |user: User| passwords.iter().find(|(one, _)| *one == user).map(|(_, password)| password.clone()).unwrap_or_default();
-    Ok(privilege::nats::accounts(&of))
+    Ok(privilege::nats::accounts(manifest, &of))
 }
 
 /// What one server is told. Limits are for a cluster whose clients are our own processes and those of a few teams.

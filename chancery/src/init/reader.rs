@@ -24,8 +24,6 @@ pub enum Reader {
     Operator,
     /// An operator of nats-server itself: the system account.
     System,
-    /// The sample of another team's program.
-    Team,
     /// A role that runs for ever.
     Role(Role),
 }
@@ -33,7 +31,7 @@ pub enum Reader {
 impl Reader {
     /// All of them.
     pub fn all() -> impl Iterator<Item = Self> {
-        let fixed = [Self::Nats, Self::Postgres, Self::Migrate, Self::Provisioner, Self::Operator, Self::System, Self::Team];
+        let fixed = [Self::Nats, Self::Postgres, Self::Migrate, Self::Provisioner, Self::Operator, Self::System];
         fixed.into_iter().chain(roles().map(Self::Role))
     }
 
@@ -46,7 +44,6 @@ impl Reader {
             Self::Provisioner => "provisioner",
             Self::Operator => "operator",
             Self::System => "system",
-            Self::Team => "sample-team",
             Self::Role(role) => role.name(),
         }
     }
@@ -60,7 +57,6 @@ impl Reader {
             Self::Provisioner => 10_004,
             Self::Operator => 10_005,
             Self::System => 10_006,
-            Self::Team => 10_007,
             Self::Role(Role::Gateway) => 10_010,
             Self::Role(Role::Worker) => 10_011,
             Self::Role(Role::Consumer(consumer)) => {

@@ -13,24 +13,15 @@ use subjects::user as names;
 
 pub use rights::{Permissions, permissions};
 
-use crate::role::{Consumer, Role};
+use crate::{
+    manifest::Manifest,
+    role::{Consumer, Role},
+};
 
 /// The account with the streams.
 pub const ACCOUNT: &str = "CHANCERY";
 /// The account with the server's own subjects, `$SYS.>`.
 pub const SYSTEM_ACCOUNT: &str = "SYS";
-
-/// A consumer of another team, as an example of what such a one may do. It speaks plain NATS, or uses `runtime`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Team {
-    /// Its user and its durable.
-    pub name: &'static str,
-    /// The subjects it wants; it may read no others.
-    pub filters: &'static [&'static str],
-}
-
-/// The sample.
-pub const SAMPLE: Team = Team { name: "sample-team", filters: &["evt.*.invitation.>"] };
 
 /// A user at NATS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,15 +38,16 @@ pub enum User {
     Worker,
     /// One of our consumers.
     Consumer(Consumer),
-    /// The sample of another team's consumer.
-    Team,
+    /// Another team's consumer, by its name in the manifest.
+    Team(&'static str),
 }
 
 impl User {
     /// All of them.
-    pub fn all() -> Vec<Self> {
+    pub fn all(manifest: &Manifest) -> Vec<Self> {
         let fixed = [Self::System, Self::Operator, Self::Provisioner, Self::Gateway, Self::Worker];
-        fixed.into_iter().chain(Consumer::ALL.map(Self::Consumer)).chain([Self::Team]).collect()
+        let teams = manifest.of_teams().map(|entry| Self::Team(entry.name));
+        fixed.into_iter().chain(Consumer::ALL.map(Self::Consumer)).chain(teams).collect()
     }
 
     /// The user of a role.
@@ -76,18 +68,18 @@ impl User {
             Self::Gateway => names::GATEWAY,
             Self::Worker => names::WORKER,
             Self::Consumer(consumer) => consumer.name(),
-            Self::Team => SAMPLE.name,
+            Self::Team(name) => name,
         }
     }
 }
 
 /// What nats-server's configuration says about accounts, users and their permissions. `password` gives each user's, plain or as bcrypt.
-pub fn accounts(password: &dyn Fn(User) -> String) -> String {
-    accounts_with(password, &permissions)
+pub fn accounts(manifest: &Manifest, password: &dyn Fn(User) -> String) -> String {
+    accounts_with(manifest, password, &|user| permissions(manifest, user))
 }
 
 /// The same with other permissions: tests take a right away.
-pub fn accounts_with(password: &dyn Fn(User) -> String, permissions: &dyn Fn(User) -> Permissions) -> String {
+pub fn accounts_with(manifest: &Manifest, password: &dyn Fn(User) -> String, permissions: &dyn Fn(User) -> Permissions) -> String {
     let mut text = String::from("accounts {\n");
     for (account, is_system) in [(SYSTEM_ACCOUNT, true), (ACCOUNT, false)] {
         let _ = writeln!(text, "  {account} {{");
@@ -95,7 +87,7 @@ pub fn accounts_with(password: &dyn Fn(User) -> String, permissions: &dyn Fn(Use
             text.push_str("    jetstream: enabled\n");
         }
         text.push_str("    users: [\n");
-        for user in User::all().into_iter().filter(|user| (*user == User::System) == is_system) {
+        for user in User::all(manifest).into_iter().filter(|user| (*user == User::System) == is_system) {
             let _ = writeln!(text, "      {{ user: {:?}, password: {:?}, permissions: {} }}", user.name(), password(user), permissions(user));
         }
         text.push_str("    ]\n  }\n");
@@ -119,7 +111,7 @@ mod tests {
 
     #[test]
     fn every_user_has_a_name_and_a_password_of_its_own() {
-        let users = User::all();
+        let users = User::all(Manifest::with_examples());
         assert_eq!(users.iter().map(|user| user.name()).collect::<BTreeSet<_>>().len(), users.len());
         assert_eq!(users.iter().map(|user| derived("secret", *user)).collect::<BTreeSet<_>>().len(), users.len());
         assert_ne!(derived("secret", User::Worker), derived("other", User::Worker));
@@ -127,8 +119,8 @@ mod tests {
 
     #[test]
     fn every_user_stands_in_the_accounts_once() {
-        let text = accounts(&|user| format!("password of {}", user.name()));
-        for user in User::all() {
+        let text = accounts(Manifest::with_examples(), &|user| format!("password of {}", user.name()));
+        for user in User::all(Manifest::with_examples()) {
             assert_eq!(text.matches(&format!("user: {:?},", user.name())).count(), 1, "{}", user.name());
             assert!(text.contains(&format!("password: \"password of {}\"", user.name())));
         }

@@ -14,6 +14,7 @@ use nix::sys::signal::{self, Signal};
 use crate::{
     child::{self, Child},
     guard::{self, Guard},
+    manifest::Manifest,
     privilege::nats::{Permissions, User, accounts_with, derived, permissions},
     servers::{find::Installed, place, port},
 };
@@ -51,6 +52,8 @@ pub struct Options {
     pub password: String,
     /// See [`Sync`].
     pub sync: Sync,
+    /// Whose users it has.
+    pub manifest: &'static Manifest,
     /// Its place in a cluster; none for a server that stands alone.
     pub node: Option<Node>,
     /// A folder to remove when the server has ended for good: a test's.
@@ -268,7 +271,7 @@ fn spawn(exe: &Path, installed: &Installed, options: &Options, port: u16, monito
     // Absolute, because the server reads its paths from its own working folder.
     let root = std::path::absolute(&options.root)?;
     let config = root.join("nats.conf");
-    place::write_private(&config, &configuration(&root, options, port, monitor_port, &permissions))?;
+    place::write_private(&config, &configuration(&root, options, port, monitor_port, &|user| permissions(options.manifest, user)))?;
     let guard = Guard {
         stop: "TERM".into(),
         limit_ms: 10_000,
@@ -305,7 +308,7 @@ jetstream {{
         name = name(options),
         pid = root.join("nats.pid"),
         store = root.join("jetstream"),
-        accounts = accounts_with(&|user| derived(&options.password, user), permissions),
+        accounts = accounts_with(options.manifest, &|user| derived(&options.password, user), permissions),
         cluster = options.node.as_ref().map(|node| cluster(node, &options.password)).unwrap_or_default(),
     )
 }

@@ -194,8 +194,17 @@ impl Files {
     /// # Errors
     /// The file cannot be written.
     pub fn write_env(&self, pairs: &[(&str, String)]) -> anyhow::Result<()> {
-        let lines: String = pairs.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect();
-        place::write_private(&self.root.join("env"), &lines).context("writing env")
+        place::write_private(&self.root.join("env"), &exports(pairs)).context("writing env")
+    }
+
+    /// Writes what another team's program is started with: `teams/<name>.env`.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_team(&self, name: &str, pairs: &[(&str, String)]) -> anyhow::Result<()> {
+        let folder = self.root.join("teams");
+        fs::create_dir_all(&folder)?;
+        place::write_private(&folder.join(format!("{name}.env")), &exports(pairs)).context("writing a team's env")
     }
 
     /// A folder to be named by `XDG_CONFIG_HOME` when the `nats` program is to know the context `chancery`.
@@ -229,6 +238,11 @@ fn remove(folder: &Path) -> anyhow::Result<()> {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(error).with_context(|| format!("removing {}", folder.display())),
         _ => Ok(()),
     }
+}
+
+/// Lines for a shell to source.
+fn exports(pairs: &[(&str, String)]) -> String {
+    pairs.iter().map(|(name, value)| format!("export {name}={}\n", quoted(value))).collect()
 }
 
 /// A word for a shell: as it is when it is harmless, else in single quotes.

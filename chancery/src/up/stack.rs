@@ -15,7 +15,9 @@ use super::{
     files::{self, Files, Keys},
 };
 use crate::{
-    child, migrate,
+    child,
+    manifest::Manifest,
+    migrate::{self, Passwords},
     privilege::nats::User,
     provision,
     role::{Consumer, Role},
@@ -70,16 +72,19 @@ impl Stack {
         let keys = files.keys()?;
         files.clear_logs();
         files.same_nodes(nodes)?;
-        let (nats, postgres) = servers(config, nodes, &files, &keys, &exe)?;
+        let manifest = if config.manifest.is_some() { Manifest::of(config)? } else { Manifest::with_examples() };
+        let (nats, postgres) = servers(config, manifest, nodes, &files, &keys, &exe)?;
 
         let begin = Instant::now();
         let admin_url = postgres.url(DATABASE);
         postgres.create_database(DATABASE)?;
         let report = migrate::run(&admin_url, Some(&keys.roles))?;
+        let of_database = Config { database_url: Secret::new(admin_url), ..config.clone() };
+        provision::teams(&of_database, manifest, &Passwords::One(keys.roles.clone()))?;
         let mut provisioning = config.clone();
         provisioning.nats_url = Secret::new(nats.url_as(User::Provisioner));
         provisioning.replicas = replicas(config, nodes);
-        let created = provision::run(&provisioning).context("creating the streams")?;
+        let created = provision::with(&provisioning, manifest).context("creating the streams")?;
         let done = format!("{} applied        streams  {} created", report.applied.len(), created.streams);
         say!(" {:<21} {done:<38}{:>9}", "migrations", seconds(begin.elapsed()));
 
@@ -93,6 +98,7 @@ impl Stack {
         let token = Secret::new(token::mint(&private, &Claims::new(&keys.operator, "platform", "operator", TOKEN_LIFETIME))?);
         let mut stack = Self { files, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
         stack.write_env(&keys)?;
+        stack.write_teams(manifest, &keys)?;
         for member in &mut stack.members {
             member.start().with_context(|| format!("starting {}", member.name))?;
         }
@@ -204,6 +210,18 @@ impl Stack {
         Ok(())
     }
 
+    /// What the programs of other teams are started with.
+    fn write_teams(&self, manifest: &Manifest, keys: &Keys) -> anyhow::Result<()> {
+        for entry in manifest.of_teams() {
+            let mut pairs = vec![("NATS_URL", self.nats.url_as(User::Team(entry.name))), ("NATS_USER", entry.name.to_owned())];
+            if let Some(role) = entry.database_role() {
+                pairs.push(("DATABASE_URL", self.postgres.url_as(&role, &keys.roles, DATABASE)));
+            }
+            self.files.write_team(entry.name, &pairs)?;
+        }
+        Ok(())
+    }
+
     fn write_env(&self, keys: &Keys) -> anyhow::Result<()> {
         let server = self.nats.servers();
         let description = "the server of `chancery up`";
@@ -226,7 +244,14 @@ impl Stack {
 }
 
 /// Both servers at once: either may have to be fetched.
-fn servers(config: &Config, nodes: usize, files: &Files, keys: &Keys, exe: &std::path::Path) -> anyhow::Result<(Cluster, postgres::Postgres)> {
+fn servers(
+    config: &Config,
+    manifest: &'static Manifest,
+    nodes: usize,
+    files: &Files,
+    keys: &Keys,
+    exe: &std::path::Path,
+) -> anyhow::Result<(Cluster, postgres::Postgres)> {
     let named = find::Named::from_env();
     let with_nats = || -> anyhow::Result<Cluster> {
         let begin = Instant::now();
@@ -240,6 +265,7 @@ fn servers(config: &Config, nodes: usize, files: &Files, keys: &Keys, exe: &std:
             monitor_port: Some(NATS_MONITOR_PORT + offset),
             password: keys.nats.clone(),
             sync: nats::Sync::Always,
+            manifest,
             node: None,
             remove: None,
         });

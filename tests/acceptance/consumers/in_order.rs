@@ -136,7 +136,7 @@ async fn effective(stack: &Stack) {
 }
 
 /// The stream forgets everything it has, as it does when its age limit has passed.
-async fn forget(stack: &Stack) {
+pub(crate) async fn forget(stack: &Stack) {
     published(stack).await;
     let jetstream = stack.jetstream().await;
     let before = jetstream.get_stream(names::EVENTS).await.unwrap().cached_info().config.clone();

@@ -4,6 +4,7 @@ use std::{collections::BTreeMap, net::SocketAddr, sync::LazyLock};
 
 use chancery::{
     chaos::proxy::Proxy,
+    manifest::Manifest,
     privilege::nats::User,
     role::{Consumer, Role},
     servers::nats,
@@ -27,6 +28,7 @@ pub(crate) struct Builder {
     proxied_postgres: bool,
     proxied_nats: bool,
     sync: nats::Sync,
+    manifest: &'static Manifest,
 }
 
 impl Builder {
@@ -40,6 +42,7 @@ impl Builder {
             proxied_postgres: false,
             proxied_nats: false,
             sync: nats::Sync::Default,
+            manifest: Manifest::with_examples(),
         }
     }
 
@@ -91,12 +94,18 @@ impl Builder {
         self
     }
 
+    /// Whose users nats-server has; ours and the examples' unless said otherwise.
+    pub(crate) fn manifest(mut self, manifest: &'static Manifest) -> Self {
+        self.manifest = manifest;
+        self
+    }
+
     /// Starts everything and waits until all of it is ready.
     pub(crate) async fn start(self) -> Stack {
         let (nats, own, database) = blocking(|| {
             let own = self.own_postgres.then(servers::start_postgres);
             let database = servers::fresh_database(own.as_ref().unwrap_or_else(|| servers::shared_postgres()));
-            (servers::start_nats(self.sync), own, database)
+            (servers::start_nats(self.sync, self.manifest), own, database)
         });
         let postgres_port = own.as_ref().unwrap_or_else(|| servers::shared_postgres()).port();
         let postgres_proxy = if self.proxied_postgres { Some(in_front_of(postgres_port).await) } else { None };

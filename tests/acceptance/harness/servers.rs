@@ -9,6 +9,7 @@ use std::{
 };
 
 use chancery::{
+    manifest::Manifest,
     migrate,
     servers::{
         find::{self, Named},
@@ -79,7 +80,7 @@ pub(crate) fn fresh_database(server: &Postgres) -> String {
 }
 
 /// A nats-server on a fresh folder and port.
-pub(crate) fn start_nats(sync: nats::Sync) -> Nats {
+pub(crate) fn start_nats(sync: nats::Sync, manifest: &'static Manifest) -> Nats {
     let installed = find::nats(&Named::from_env(), &data()).unwrap();
     let folder = fresh_folder("nats");
     let options = nats::Options {
@@ -89,6 +90,7 @@ pub(crate) fn start_nats(sync: nats::Sync) -> Nats {
         monitor_port: None,
         password: PASSWORD.into(),
         sync,
+        manifest,
         node: None,
         remove: Some(folder),
     };

@@ -2,7 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use chancery::privilege::nats::{User, permissions};
+use chancery::{
+    manifest::Manifest,
+    privilege::nats::{User, permissions},
+};
 use serde_json::json;
 use tokio::{
     io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader},
@@ -79,7 +82,7 @@ fn every_permission_stands_in_the_table() {
             let covers = |case: &Case| case.verb == verb && case.who.contains(&user.name()) && subjects::matches(pattern, &case.subject);
             assert!(cases.iter().any(covers), "{} may {verb:?} {pattern}, and no line of the table needs it", user.name());
         };
-        let permissions = permissions(user);
+        let permissions = permissions(Manifest::with_examples(), user);
         permissions.publish.iter().for_each(|pattern| of(Verb::Publish, pattern));
         permissions.subscribe.iter().for_each(|pattern| of(Verb::Subscribe, pattern));
     }

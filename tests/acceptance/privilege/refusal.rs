@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use chancery::{
+    manifest::Manifest,
     privilege::nats::{Permissions, User, permissions},
     role::{Consumer, Role},
     servers::port,
@@ -17,9 +18,14 @@ fn patient() -> Builder {
     Stack::builder().env("CHANCERY_WAIT_MS", 60_000).env("CHANCERY_REQUEST_TIMEOUT_MS", 90_000)
 }
 
+/// What every user may do.
+fn allowed(user: User) -> Permissions {
+    permissions(Manifest::with_examples(), user)
+}
+
 fn without(user: User, gone: &'static [&'static str]) -> impl Fn(User) -> Permissions {
     move |one| {
-        let mut permissions = permissions(one);
+        let mut permissions = allowed(one);
         if one == user {
             let before = permissions.publish.len() + permissions.subscribe.len();
             permissions.publish.retain(|subject| !gone.contains(&subject.as_str()));
@@ -101,7 +107,7 @@ async fn a_worker_that_may_not_publish_says_so_and_publishes_when_it_may_again()
     .await;
     says(&mut stack, "worker-1", "NATS does not let user worker publish to evt.").await;
     create(&stack, 2).await.expect(201);
-    stack.nats.reload(&permissions).unwrap();
+    stack.nats.reload(&allowed).unwrap();
     is_ready(&mut stack, "worker-1").await;
     wait_until("everything is published", async || unpublished(&stack).await == 0).await;
     everything_is_audited(&stack).await;
@@ -125,7 +131,7 @@ async fn a_gateway_that_may_not_publish_says_so_at_once_and_takes_the_command_wh
     assert!(!refused.body.to_string().contains("cmd."), "{}", refused.body);
     assert!(stack.log("gateway").contains("NATS does not let user gateway publish to cmd."));
     says(&mut stack, "gateway", "\"rights\":\"not_ready\"").await;
-    stack.nats.reload(&permissions).unwrap();
+    stack.nats.reload(&allowed).unwrap();
     is_ready(&mut stack, "gateway").await;
     create(&stack, number).await.expect(201);
 }
@@ -140,7 +146,7 @@ async fn a_consumer_that_may_not_read_says_so_and_goes_on_when_it_may_again() {
     stack.process("audit").start();
     create(&stack, 2).await.expect(201);
     says(&mut stack, "audit", "NATS does not let user audit publish to $JS.API.CONSUMER.MSG.NEXT.EVENTS.audit").await;
-    stack.nats.reload(&permissions).unwrap();
+    stack.nats.reload(&allowed).unwrap();
     is_ready(&mut stack, "audit").await;
     everything_is_audited(&stack).await;
 }
@@ -153,7 +159,7 @@ async fn a_role_that_may_not_hear_its_answers_says_so_and_goes_on_when_it_may_ag
     stack.add_unstarted("worker-1", Role::Worker, &environment);
     stack.process("worker-1").start();
     says(&mut stack, "worker-1", "NATS does not let user worker subscribe to _INBOX_worker.").await;
-    stack.nats.reload(&permissions).unwrap();
+    stack.nats.reload(&allowed).unwrap();
     is_ready(&mut stack, "worker-1").await;
     create(&stack, 1).await.expect(201);
 }

@@ -2,10 +2,7 @@
 //!
 //! The tests hold the real servers against it, and `docs/privileges.md` is made from it.
 
-use chancery::{
-    privilege::nats::{SAMPLE, User},
-    role::Consumer,
-};
+use chancery::{manifest::Manifest, privilege::nats::User};
 
 /// What is done to a subject.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -129,7 +126,7 @@ pub(crate) const STREAM_REQUESTS: &[(&str, &str, [&[&str]; 4])] = &[
     ("delete a message", "STREAM.MSG.DELETE.{s}", [NOBODY; 4]),
     ("read a message", "DIRECT.GET.{s}", [&[W], &[G], &[G], NOBODY]),
     ("read the last message of a subject", "DIRECT.GET.{s}.{narrow}", [NOBODY; 4]),
-    ("list its consumers", "CONSUMER.LIST.{s}", [NOBODY, &[G], NOBODY, NOBODY]),
+    ("list its consumers", "CONSUMER.LIST.{s}", [NOBODY, &[P, G], NOBODY, NOBODY]),
     ("list its consumers' names", "CONSUMER.NAMES.{s}", [NOBODY; 4]),
     ("make a reader without a name", "CONSUMER.CREATE.{s}", [NOBODY, NOBODY, NOBODY, &[G]]),
     ("make a reader of everything", "CONSUMER.CREATE.{s}.r", [NOBODY, &[W], NOBODY, NOBODY]),
@@ -157,11 +154,11 @@ pub(crate) struct Case {
 
 /// The users whose rights are exact; [`User::Operator`] and [`User::System`] have all of theirs.
 pub(crate) fn users() -> Vec<User> {
-    User::all().into_iter().filter(|user| !matches!(user, User::System | User::Operator)).collect()
+    User::all(Manifest::with_examples()).into_iter().filter(|user| !matches!(user, User::System | User::Operator)).collect()
 }
 
 fn durables() -> Vec<&'static str> {
-    Consumer::ALL.into_iter().map(Consumer::name).chain([SAMPLE.name]).collect()
+    Manifest::with_examples().names().collect()
 }
 
 /// Every case, in the order of the table.
@@ -171,7 +168,7 @@ pub(crate) fn cases() -> Vec<Case> {
         let targets: Vec<&'static str> = if row.subject.contains("{d}") {
             durables()
         } else if row.subject.contains("{u}") {
-            User::all().into_iter().map(User::name).collect()
+            User::all(Manifest::with_examples()).into_iter().map(User::name).collect()
         } else {
             vec![""]
         };

@@ -29,27 +29,27 @@ use crate::{
 
 /// What a command of the program printed, and its exit code.
 #[derive(Debug)]
-struct Ran {
-    code: Option<i32>,
-    out: String,
-    err: String,
+pub(crate) struct Ran {
+    pub(crate) code: Option<i32>,
+    pub(crate) out: String,
+    pub(crate) err: String,
 }
 
 impl Ran {
     /// Its output as JSON.
-    fn json(&self) -> Value {
+    pub(crate) fn json(&self) -> Value {
         serde_json::from_str(&self.out).unwrap_or_else(|error| panic!("{error}: {self:?}"))
     }
 
     #[track_caller]
-    fn expect(self, code: i32) -> Self {
+    pub(crate) fn expect(self, code: i32) -> Self {
         assert_eq!(self.code, Some(code), "{}\n{}", self.out, self.err);
         self
     }
 }
 
 /// A command of the program as an operator of this stack runs it.
-fn command(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> tokio::process::Command {
+pub(crate) fn command(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> tokio::process::Command {
     let mut command = tokio::process::Command::new(exe());
     for (name, _) in std::env::vars_os() {
         let name = name.to_string_lossy();
@@ -69,8 +69,13 @@ fn command(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> t
 }
 
 /// Runs a command to its end.
-async fn run(stack: &Stack, arguments: &[&str]) -> Ran {
-    let output = command(stack, arguments, &[]).output().await.unwrap();
+pub(crate) async fn run(stack: &Stack, arguments: &[&str]) -> Ran {
+    run_with(stack, arguments, &[]).await
+}
+
+/// The same with variables of its own.
+pub(crate) async fn run_with(stack: &Stack, arguments: &[&str], environment: &[(&str, &str)]) -> Ran {
+    let output = command(stack, arguments, environment).output().await.unwrap();
     let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
     Ran { code: output.status.code(), out: text(output.stdout), err: text(output.stderr) }
 }

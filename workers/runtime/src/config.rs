@@ -80,6 +80,9 @@ pub struct Config {
     /// `CHANCERY_PROVISION_WAIT_MS`: how long a worker or consumer that starts waits for `chancery provision` to have made its stream or
     /// consumer before it gives up. Default 60000.
     pub provision_wait: Duration,
+    /// `CHANCERY_MANIFEST`: a file that declares the consumers of other teams (docs/manifest.md). Read by what makes things for them:
+    /// `provision`, `up` and `init`.
+    pub manifest: Option<PathBuf>,
     /// `CHANCERY_SCHEMA_LOOK_MS`: how often a role looks whether it still may work on the database's tables. Default 30000.
     pub schema_look: Duration,
     /// `CHANCERY_DRAIN_MS`: how long a role may take to finish its work after SIGTERM. Default 10000.
@@ -290,6 +293,7 @@ impl Config {
             authz_beat: env.millis("CHANCERY_AUTHZ_BEAT_MS", 200)?,
             publish_timeout: env.millis("CHANCERY_PUBLISH_TIMEOUT_MS", 5_000)?,
             provision_wait: env.millis("CHANCERY_PROVISION_WAIT_MS", 60_000)?,
+            manifest: env.text("CHANCERY_MANIFEST").map(PathBuf::from),
             schema_look: env.millis("CHANCERY_SCHEMA_LOOK_MS", 30_000)?,
             drain: env.millis("CHANCERY_DRAIN_MS", 10_000)?,
             worker_name: env.text_or("CHANCERY_WORKER_ID", &std::process::id().to_string()),

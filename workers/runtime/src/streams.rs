@@ -104,6 +104,37 @@ pub async fn ensure(config: &Config, client: &async_nats::Client) -> Result<usiz
     Ok(created)
 }
 
+/// How a stream stands to what is wanted.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// As it should be.
+    AsWanted,
+    /// It does not exist.
+    Missing,
+    /// It has other settings, which nothing changes: how they differ.
+    Differs(String),
+}
+
+/// Compares every stream with what is wanted; changes nothing.
+///
+/// # Errors
+/// A stream cannot be looked at.
+pub async fn standing(config: &Config, client: &async_nats::Client) -> Result<Vec<(String, Standing)>, StartError> {
+    let context = jetstream::new(client.clone());
+    let mut all = Vec::new();
+    for wanted in wanted(config) {
+        let found = look_at(&context, &wanted.name).await.map_err(|error| StartError::Nats(format!("cannot look at {}: {error}", wanted.name)))?;
+        let standing = match found.map(|found| verify(&wanted, &found.cached_info().config)) {
+            None => Standing::Missing,
+            Some(Ok(())) => Standing::AsWanted,
+            Some(Err(StartError::Settings { difference, .. })) => Standing::Differs(difference),
+            Some(Err(other)) => return Err(other),
+        };
+        all.push((wanted.name, standing));
+    }
+    Ok(all)
+}
+
 /// True when it had to be created.
 async fn ensure_one(context: &jetstream::Context, wanted: StreamConfig) -> Result<bool, StartError> {
     match context.get_stream(&wanted.name).await {
@@ -172,7 +203,10 @@ pub async fn get(context: &jetstream::Context, name: &str) -> Result<stream::Str
 }
 
 /// The same, where it may be missing.
-pub(crate) async fn look_at(context: &jetstream::Context, name: &str) -> Result<Option<stream::Stream>, String> {
+///
+/// # Errors
+/// As text; a refused permission by its name.
+pub async fn look_at(context: &jetstream::Context, name: &str) -> Result<Option<stream::Stream>, String> {
     let asked = async {
         match context.get_stream(name).await {
             Ok(found) => Ok(Some(found)),

@@ -7,10 +7,14 @@
 use std::fmt;
 
 use aggregates::registry::{self, Least};
+use runtime::consume::Order;
 use subjects::{authz, stream, user as names};
 
-use super::{SAMPLE, User};
-use crate::role::Consumer;
+use super::User;
+use crate::{
+    manifest::{Entry, Manifest},
+    role::Consumer,
+};
 
 /// Subjects a user may use. What is in none of the lists is refused, and what is denied is refused though it is allowed.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,19 +39,24 @@ impl fmt::Display for Permissions {
 }
 
 /// What a user may do.
-pub fn permissions(user: User) -> Permissions {
+pub fn permissions(manifest: &Manifest, user: User) -> Permissions {
     let publish = match user {
         User::System | User::Operator => return everything(),
-        User::Provisioner => provisioner(),
+        User::Provisioner => provisioner(manifest),
         User::Gateway => gateway(),
         User::Worker => worker(),
         User::Consumer(consumer) => [durable(consumer.name()), emitted(consumer)].concat(),
-        User::Team => durable(SAMPLE.name),
+        User::Team(name) => match in_order(manifest, name) {
+            Some(entry) => reads_in_order(entry),
+            None => durable(name),
+        },
     };
-    let publish_deny = match user {
-        User::Gateway | User::Worker => durables().flat_map(of_a_durable).collect(),
-        _ => Vec::new(),
+    let makes_readers = match user {
+        User::Gateway | User::Worker => true,
+        User::Team(name) => in_order(manifest, name).is_some(),
+        _ => false,
     };
+    let publish_deny = if makes_readers { manifest.names().flat_map(of_a_durable).collect() } else { Vec::new() };
     Permissions { publish, publish_deny, subscribe: vec![format!("{}.>", names::inbox(user.name()))] }
 }
 
@@ -58,11 +67,6 @@ fn everything() -> Permissions {
 /// A request to JetStream.
 fn api(request: &str) -> String {
     format!("$JS.API.{request}")
-}
-
-/// Every durable of EVENTS.
-fn durables() -> impl Iterator<Item = &'static str> {
-    Consumer::ALL.into_iter().map(Consumer::name).chain([SAMPLE.name])
 }
 
 /// Everything that is asked of a durable by its name: no user that makes readers of its own may take it for one of them.
@@ -76,10 +80,10 @@ fn of_a_durable(name: &str) -> [String; 3] {
 }
 
 /// Makes what is missing, and looks at what is there. It reads and deletes nothing.
-fn provisioner() -> Vec<String> {
+fn provisioner(manifest: &Manifest) -> Vec<String> {
     let streams = [stream::COMMANDS, stream::EVENTS, stream::DEADLETTERS, authz::STREAM];
     let of_streams = streams.into_iter().flat_map(|stream| [api(&format!("STREAM.INFO.{stream}")), api(&format!("STREAM.CREATE.{stream}"))]);
-    let of_durables = durables().flat_map(|name| {
+    let of_durables = manifest.names().flat_map(|name| {
         let events = stream::EVENTS;
         // With one filter it is part of the subject, with several it is not.
         [
@@ -88,7 +92,8 @@ fn provisioner() -> Vec<String> {
             api(&format!("CONSUMER.CREATE.{events}.{name}.>")),
         ]
     });
-    of_streams.chain(of_durables).collect()
+    // What is declared nowhere is named.
+    of_streams.chain(of_durables).chain([api(&format!("CONSUMER.LIST.{}", stream::EVENTS))]).collect()
 }
 
 /// Stores commands; follows one tenant's events for event streams; looks events and dead letters up for timelines; remembers what members
@@ -161,6 +166,17 @@ fn durable(name: &str) -> Vec<String> {
     ]
 }
 
+/// The entry of a team's consumer that asks for order.
+fn in_order<'a>(manifest: &'a Manifest, name: &str) -> Option<&'a Entry> {
+    manifest.entry(name).filter(|entry| entry.order == Order::Aggregate)
+}
+
+/// Reads its one filter through readers of its own, as its position is in its database, and puts aside what it gave up on.
+fn reads_in_order(entry: &Entry) -> Vec<String> {
+    let readers = entry.filters.first().map(|filter| reads(stream::EVENTS, Some(filter)));
+    readers.into_iter().flatten().chain([subjects::any_dead_letter(entry.name)]).collect()
+}
+
 /// What a consumer sends besides: commands, or what it drops of the bucket.
 fn emitted(consumer: Consumer) -> Vec<String> {
     let mut publish: Vec<String> = consumer.commands().iter().map(|command| subjects::any_tenants(command)).collect();
@@ -189,8 +205,9 @@ mod tests {
 
     #[test]
     fn no_role_may_do_everything() {
-        for user in User::all().into_iter().filter(|user| !matches!(user, User::System | User::Operator)) {
-            let Permissions { publish, subscribe, .. } = permissions(user);
+        let manifest = Manifest::with_examples();
+        for user in User::all(manifest).into_iter().filter(|user| !matches!(user, User::System | User::Operator)) {
+            let Permissions { publish, subscribe, .. } = permissions(manifest, user);
             for subject in publish.iter().chain(&subscribe) {
                 assert!(!["$JS.API.>", "$JS.>", "$SYS.>", ">", "*", "cmd.>", "evt.>", "_INBOX.>"].contains(&subject.as_str()), "{subject}");
             }

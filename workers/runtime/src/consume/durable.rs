@@ -66,6 +66,28 @@ pub enum Provisioned {
     Created,
     /// It took less than is wanted.
     Widened,
+    /// It had other limits.
+    Changed,
+}
+
+/// How a durable in JetStream stands to what is wanted.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    /// It does not exist; then there is nothing else to say.
+    pub is_missing: bool,
+    /// What provisioning changes without losing its place: limits, and filters that are wanted besides.
+    pub changes: Vec<String>,
+    /// What cannot be changed.
+    pub fixed: Vec<String>,
+    /// The filters it should have, when those it has are not enough.
+    widened: Option<BTreeSet<String>>,
+}
+
+impl Standing {
+    /// Whether there is nothing to do.
+    pub fn is_as_wanted(&self) -> bool {
+        *self == Self::default()
+    }
 }
 
 impl Durable {
@@ -122,32 +144,55 @@ impl Durable {
         }
     }
 
-    /// Makes the durable in JetStream when it is missing, and verifies it when it exists. Other filters are what another version has: they
-    /// are widened and never narrowed, as a replica of that version may be running, and the position stays. For the provisioner.
+    /// Makes the durable in JetStream when it is missing, and verifies it when it exists. Limits are changed to what is wanted. Other filters are
+    /// what another version has: they are widened and never narrowed, as a replica of that version may be running. The position stays. For the
+    /// provisioner.
     ///
     /// # Errors
-    /// [`StartError::Settings`] when it exists with others, [`StartError::Nats`] for whatever may pass.
+    /// [`StartError::Settings`] when it exists with others that cannot be changed, [`StartError::Nats`] for whatever may pass.
     pub async fn provision(&self, context: &Context, config: &Config) -> Result<Provisioned, StartError> {
         let nats = |error: &dyn std::fmt::Display| StartError::Nats(format!("consumer {}: {error}", self.name));
         let wanted = self.wanted(config);
-        let consumer = match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
-            Ok(consumer) => consumer,
-            Err(error) if is_missing(&error) => match context.create_consumer_strict_on_stream(wanted.clone(), self.stream).await {
+        let mut standing = self.standing(context, config).await?;
+        if standing.is_missing {
+            let first = match context.create_consumer_strict_on_stream(wanted.clone(), self.stream).await {
                 Ok(_) => return Ok(Provisioned::Created),
-                // Another provisioner may have been faster.
-                Err(first) => match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
-                    Ok(consumer) => consumer,
-                    Err(_) => return Err(nats(&first)),
-                },
-            },
-            Err(error) => return Err(nats(&error)),
+                Err(error) => error,
+            };
+            // Another provisioner may have been faster.
+            standing = self.standing(context, config).await?;
+            if standing.is_missing {
+                return Err(nats(&first));
+            }
+        }
+        if !standing.fixed.is_empty() {
+            return Err(StartError::Settings { name: format!("consumer {}", self.name), difference: standing.fixed.join("; ") });
+        }
+        if standing.is_as_wanted() {
+            return Ok(Provisioned::Found);
+        }
+        tracing::info!(consumer = self.name, changes = ?standing.changes, "the durable of another version is changed");
+        let (made, wanted) = match standing.widened {
+            None => (Provisioned::Changed, wanted),
+            Some(filters) => {
+                let several: Vec<String> = filters.into_iter().collect();
+                let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
+                (Provisioned::Widened, pull::Config { filter_subject: one, filter_subjects: several, ..wanted })
+            }
         };
-        let Some(both) = self.compared(&wanted, &consumer)? else { return Ok(Provisioned::Found) };
-        let several: Vec<String> = both.into_iter().collect();
-        let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
-        tracing::info!(consumer = self.name, filters = ?(&one, &several), "the durable of another version is widened");
-        let wider = pull::Config { filter_subject: one, filter_subjects: several, ..wanted };
-        context.update_consumer_on_stream(wider, self.stream).await.map(|_| Provisioned::Widened).map_err(|error| nats(&error))
+        context.update_consumer_on_stream(wanted, self.stream).await.map(|_| made).map_err(|error| nats(&error))
+    }
+
+    /// Compares what there is with what is wanted; changes nothing.
+    ///
+    /// # Errors
+    /// [`StartError::Nats`]: it cannot be seen.
+    pub async fn standing(&self, context: &Context, config: &Config) -> Result<Standing, StartError> {
+        match context.get_consumer_from_stream::<pull::Config, _, _>(self.name, self.stream).await {
+            Ok(consumer) => Ok(self.compared(&self.wanted(config), &consumer)),
+            Err(error) if is_missing(&error) => Ok(Standing { is_missing: true, ..Standing::default() }),
+            Err(error) => Err(StartError::Nats(format!("consumer {}: {error}", self.name))),
+        }
     }
 
     /// The durable in JetStream, which the provisioner has made, verified.
@@ -168,22 +213,30 @@ impl Durable {
         });
         let found = asked.await.map_err(|error| StartError::Nats(format!("consumer {}: {error}", self.name)))?;
         let Some(consumer) = found else { return Err(not_provisioned("does not exist")) };
-        match self.compared(&self.wanted(config), &consumer)? {
-            None => Ok(consumer),
-            Some(_) => Err(not_provisioned("is that of another version and takes less than this one wants")),
+        let Standing { mut changes, fixed, widened, .. } = self.compared(&self.wanted(config), &consumer);
+        if widened.is_some() {
+            return Err(not_provisioned("is that of another version and takes less than this one wants"));
+        }
+        changes.extend(fixed);
+        if changes.is_empty() {
+            Ok(consumer)
+        } else {
+            Err(StartError::Settings { name: format!("consumer {}", self.name), difference: changes.join("; ") })
         }
     }
 
-    /// Compares with what is there. The filters that it should have, when those it has are not enough.
-    fn compared(&self, wanted: &pull::Config, consumer: &Consumer<pull::Config>) -> Result<Option<BTreeSet<String>>, StartError> {
+    /// Compares with what is there.
+    fn compared(&self, wanted: &pull::Config, consumer: &Consumer<pull::Config>) -> Standing {
         let found = &consumer.cached_info().config;
-        let differences = differences(wanted, found);
-        if !differences.is_empty() {
-            return Err(StartError::Settings { name: format!("consumer {}", self.name), difference: differences.join("; ") });
-        }
+        let (mut changes, fixed) = differences(wanted, found);
         let found = filters(&found.filter_subject, &found.filter_subjects);
         let both = widened(&filters(&wanted.filter_subject, &wanted.filter_subjects), &found);
-        Ok((both != found).then_some(both))
+        let widened = (both != found).then_some(both);
+        if let Some(both) = &widened {
+            let added: Vec<&str> = both.difference(&found).map(String::as_str).collect();
+            changes.push(format!("it does not take {} yet", added.join(", ")));
+        }
+        Standing { is_missing: false, changes, fixed, widened }
     }
 
     /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
@@ -223,22 +276,21 @@ fn widened(ours: &BTreeSet<String>, theirs: &BTreeSet<String>) -> BTreeSet<Strin
     all.iter().filter(|one| !is_covered(one)).map(|one| (*one).clone()).collect()
 }
 
-/// Compares what matters and may not be changed; the server adds metadata and defaults of its own.
-fn differences(wanted: &pull::Config, found: &Found) -> Vec<String> {
-    let mut differences = Vec::new();
-    let mut compare = |what: &str, wanted: String, found: String| {
-        if wanted != found {
-            differences.push(format!("{what} should be {wanted} and is {found}"));
-        }
-    };
-    compare("start", format!("{:?}", wanted.deliver_policy), format!("{:?}", found.deliver_policy));
-    compare("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy));
-    compare("ack wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait));
-    compare("max deliver", wanted.max_deliver.to_string(), found.max_deliver.to_string());
-    compare("max ack pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string());
-    compare("replicas", wanted.num_replicas.to_string(), found.num_replicas.to_string());
-    compare("backoff", format!("{:?}", wanted.backoff), format!("{:?}", found.backoff));
-    differences
+/// Compares what matters; the server adds metadata and defaults of its own. First what may be changed, then what may not.
+fn differences(wanted: &pull::Config, found: &Found) -> (Vec<String>, Vec<String>) {
+    let compare = |what: &str, wanted: String, found: String| (wanted != found).then(|| format!("{what} should be {wanted} and is {found}"));
+    let limits = [
+        compare("ack wait", format!("{:?}", wanted.ack_wait), format!("{:?}", found.ack_wait)),
+        compare("max ack pending", wanted.max_ack_pending.to_string(), found.max_ack_pending.to_string()),
+    ];
+    let fixed = [
+        compare("start", format!("{:?}", wanted.deliver_policy), format!("{:?}", found.deliver_policy)),
+        compare("ack policy", format!("{:?}", wanted.ack_policy), format!("{:?}", found.ack_policy)),
+        compare("max deliver", wanted.max_deliver.to_string(), found.max_deliver.to_string()),
+        compare("replicas", wanted.num_replicas.to_string(), found.num_replicas.to_string()),
+        compare("backoff", format!("{:?}", wanted.backoff), format!("{:?}", found.backoff)),
+    ];
+    (limits.into_iter().flatten().collect(), fixed.into_iter().flatten().collect())
 }
 
 #[cfg(test)]
@@ -288,7 +340,9 @@ mod tests {
     fn a_durable_with_other_settings_is_told_apart_by_what_differs() {
         let found = Found { ack_wait: Duration::from_secs(30), filter_subject: "evt.>".into(), max_deliver: -1, ..Found::default() };
         let wanted = pull::Config { ack_wait: Duration::from_secs(10), filter_subject: "evt.>".into(), max_deliver: -1, ..pull::Config::default() };
-        assert_eq!(differences(&wanted, &found), ["ack wait should be 10s and is 30s"]);
-        assert!(differences(&wanted, &Found { ack_wait: Duration::from_secs(10), ..found }).is_empty());
+        let (limits, fixed) = differences(&wanted, &found);
+        assert_eq!((limits, fixed.is_empty()), (vec!["ack wait should be 10s and is 30s".to_owned()], true));
+        let (limits, fixed) = differences(&wanted, &Found { ack_wait: Duration::from_secs(10), max_deliver: 5, ..found });
+        assert_eq!((limits.is_empty(), fixed), (true, vec!["max deliver should be -1 and is 5".to_owned()]));
     }
 }
