@@ -219,6 +219,36 @@ async fn a_command_that_kills_its_worker_is_condemned_and_its_neighbours_live() 
     assert_eq!(failed, 1, "and nobody else");
 }
 
+/// After several crashes every partition is suspected: none may wait until another's commands have been tried one after the other.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_several_crashes_no_partition_waits_for_the_backlog_of_another() {
+    let mut stack = Stack::builder().consumers(&[Consumer::Audit]).start().await;
+    let (mut tenants, mut ids) = tenants(&stack, 12).await;
+    tenants.sort_by_key(|tenant| subjects::partition(&tenant.id, 64));
+    stack.kill9("worker-1");
+    let mut rename = async |tenant: &Tenant, name: String| {
+        let command = message(tenant, "update", &json!({ "name": name }));
+        ids.insert(command.id.to_string());
+        publish(&stack, subject(tenant, "tenant", "update"), command.id, serde_json::to_vec(&command).unwrap()).await;
+        command.id
+    };
+    let mut backlog = Vec::new();
+    for number in 0..15 {
+        backlog.push(rename(&tenants[0], format!("Name {number}")).await);
+    }
+    let last = rename(&tenants[11], "Only".into()).await;
+    // As if workers had crashed again and again, which would take its time.
+    stack.db().await.execute("UPDATE partitions SET crashes = 5, crash_at = now()", &[]).await.unwrap();
+    stack.start_again("worker-1", &[]);
+    wait_until("everything is decided", async || status(&stack, &backlog[14].to_string()).await["status"] == "succeeded").await;
+    let db = stack.db().await;
+    let decided = async |id: &CommandId| -> OffsetDateTime {
+        db.query_one("SELECT decided_at FROM commands WHERE id = $1", &[&id.uuid()]).await.unwrap().get(0)
+    };
+    assert!(decided(&last).await < decided(&backlog[3]).await, "the only command of a partition was tried behind the backlog of another");
+    assert_sound(&stack, &ids, true).await;
+}
+
 /// It may come from a newer gateway: it waits, with what is behind it, for a newer worker; the other partitions go on.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_command_of_a_newer_version_stops_its_partition_only_and_is_not_lost() {

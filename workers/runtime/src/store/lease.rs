@@ -22,6 +22,8 @@ pub struct Partition {
     pub mark: Mark,
     /// Owners in a row that ended without handing over.
     pub crashes: i32,
+    /// The command that was last tried with care, see [`note_tries`]; if it is behind the cursor, that did not end.
+    pub trying: Option<u64>,
 }
 
 /// How far EVENTS has what a partition wrote: everything up to `sequence` is stored at or before `stream`.
@@ -35,7 +37,7 @@ pub struct Mark {
     pub life: i64,
 }
 
-const COLUMNS: &str = "partition, epoch, cursor, commands_incarnation, sequence, mark_sequence, mark_stream, events_incarnation, crashes";
+const COLUMNS: &str = "partition, epoch, cursor, commands_incarnation, sequence, mark_sequence, mark_stream, events_incarnation, crashes, trying";
 
 /// The life that a column names; 0 when there was none yet.
 pub(super) fn life(row: &Row, index: usize) -> i64 {
@@ -52,6 +54,7 @@ fn partition(row: &Row) -> Partition {
         sequence: unsigned(4),
         mark: Mark { sequence: unsigned(5), stream: unsigned(6), life: life(row, 7) },
         crashes: row.get(8),
+        trying: u64::try_from(row.get::<_, i64>(9)).ok(),
     }
 }
 
@@ -229,4 +232,24 @@ pub async fn note_try(client: &Client, worker: Uuid, partition: u16, epoch: i64,
         )
         .await?;
     Ok(row.map(|row| row.get(0)))
+}
+
+/// Notes that some commands are about to be tried together, one of each partition, as (partition, epoch, sequence). It is not counted, so that
+/// who was only near a crash is not condemned for it: whoever finds the note tries that command alone. Returns the partitions that are still ours.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn note_tries(client: &Client, worker: Uuid, tries: &[(u16, i64, u64)]) -> Result<Vec<u16>, Error> {
+    let partitions: Vec<i16> = tries.iter().map(|(partition, ..)| *partition as i16).collect();
+    let epochs: Vec<i64> = tries.iter().map(|(_, epoch, _)| *epoch).collect();
+    let sequences: Vec<i64> = tries.iter().map(|(.., sequence)| *sequence as i64).collect();
+    let rows = client
+        .query(
+            "UPDATE partitions p SET tries = CASE WHEN p.trying = u.sequence THEN p.tries ELSE 0 END, trying = u.sequence
+             FROM unnest($1::smallint[], $2::bigint[], $3::bigint[]) u (partition, epoch, sequence)
+             WHERE p.partition = u.partition AND p.epoch = u.epoch AND p.owner = $4 RETURNING p.partition",
+            &[&partitions, &epochs, &sequences, &worker],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get::<_, i16>(0) as u16).collect())
 }

@@ -223,10 +223,10 @@ impl Worker {
                 return;
             }
             let restarted = self.apply_restarts().await;
-            let alone = self.take_alone();
-            let quiet = alone.is_none() && !restarted;
-            if let Some(item) = alone {
-                self.try_alone(item).await;
+            let careful = self.take_careful();
+            let quiet = careful.is_empty() && !restarted;
+            if !careful.is_empty() {
+                self.try_with_care(careful).await;
             }
             let items = self.take_ready();
             let nothing = items.is_empty();

@@ -17,8 +17,8 @@ use crate::{Stop, store::lease::Partition};
 /// How long a worker stays away from a partition with a command it does not know.
 const AVOID: std::time::Duration = std::time::Duration::from_secs(30);
 
-/// Commands tried one by one after several crashes in a short time.
-const ALONE: usize = 16;
+/// Commands of each partition that are tried with care after several crashes in a short time.
+const CAREFUL: usize = 16;
 
 /// A partition of ours.
 #[derive(Debug)]
@@ -28,8 +28,10 @@ pub(crate) struct Owned {
     pub(crate) cursor: u64,
     /// The last event.
     pub(crate) sequence: u64,
-    /// Commands still to be tried alone, because a predecessor crashed.
-    pub(crate) alone: usize,
+    /// Commands still to be tried with care, because a predecessor crashed: together with one of each other partition, and noted before.
+    pub(crate) careful: usize,
+    /// The command that was tried so when a predecessor crashed: it is tried alone.
+    pub(crate) suspect: Option<u64>,
     /// Set when its next command is of a newer version.
     pub(crate) paused: bool,
     /// Set when COMMANDS began a new life and the table does not know yet.
@@ -84,15 +86,16 @@ impl Worker {
         };
         tokio::spawn(reader.run());
         // One crash: the next command might be why. Several in a short time: it is somewhere among the next.
-        let alone = match row.crashes {
+        let careful = match row.crashes {
             0 => 0,
             1 => 1,
-            _ => ALONE,
+            _ => CAREFUL,
         };
+        let suspect = row.trying.filter(|sequence| *sequence > row.cursor);
         if row.crashes > 0 {
             tracing::warn!(partition = row.partition, crashes = row.crashes, "the last owner ended without handing over");
         }
-        Owned { epoch: row.epoch, cursor: row.cursor, sequence: row.sequence, alone, paused: false, restart: None, reads, reader: stop }
+        Owned { epoch: row.epoch, cursor: row.cursor, sequence: row.sequence, careful, suspect, paused: false, restart: None, reads, reader: stop }
     }
 
     /// Compares with what the table says, and gives up what is more than our share.
@@ -178,7 +181,7 @@ impl Worker {
 
     /// Takes what is ready, one command of each partition in turn, up to the limits. Never waits.
     pub(crate) fn take_ready(&mut self) -> Vec<Item> {
-        let ids: Vec<u16> = self.owned.iter().filter(|(_, owned)| owned.alone == 0 && !owned.paused).map(|(id, _)| *id).collect();
+        let ids: Vec<u16> = self.owned.iter().filter(|(_, owned)| owned.careful == 0 && !owned.paused).map(|(id, _)| *id).collect();
         let mut open = vec![true; ids.len()];
         let mut items = Vec::new();
         let mut bytes = 0;
@@ -206,14 +209,23 @@ impl Worker {
         items
     }
 
-    /// The next command that has to be tried alone, if there is one.
-    pub(crate) fn take_alone(&mut self) -> Option<Item> {
-        let ids: Vec<u16> = self.owned.iter().filter(|(_, owned)| owned.alone > 0 && !owned.paused).map(|(id, _)| *id).collect();
-        let item = ids.into_iter().find_map(|id| self.next_item(id))?;
-        if let Some(owned) = self.owned.get_mut(&item.partition) {
-            owned.alone -= 1;
+    /// The commands that have to be tried with care next: one that may be why a predecessor crashed, alone; else one of each partition.
+    pub(crate) fn take_careful(&mut self) -> Vec<Item> {
+        let careful = self.owned.iter().filter(|(_, owned)| owned.careful > 0 && !owned.paused);
+        let (suspected, others): (Vec<_>, Vec<_>) = careful.partition(|(_, owned)| owned.suspect.is_some_and(|sequence| sequence > owned.cursor));
+        let ids = |some: Vec<(&u16, &Owned)>| some.into_iter().map(|(id, _)| *id).collect::<Vec<u16>>();
+        let (suspected, others) = (ids(suspected), ids(others));
+        let alone = suspected.into_iter().find_map(|id| self.next_item(id));
+        let items: Vec<Item> = match alone {
+            Some(item) => vec![item],
+            None => others.into_iter().take(self.config.batch_commands).filter_map(|id| self.next_item(id)).collect(),
+        };
+        for item in &items {
+            if let Some(owned) = self.owned.get_mut(&item.partition) {
+                owned.careful -= 1;
+            }
         }
-        Some(item)
+        items
     }
 
     fn next_item(&mut self, partition: u16) -> Option<Item> {
