@@ -166,6 +166,26 @@ fn a_role_that_cannot_start_is_named_with_its_reason() {
 }
 
 #[test]
+fn a_role_that_refuses_to_go_on_is_named_with_its_reason() {
+    let folder = Folder(fresh_folder("refusing"));
+    let here = folder.0.as_path();
+    let mut up = Up::start_with(here, &[], &[("CHANCERY_SCHEMA_LOOK_MS", "100")]);
+    up.wait_for("Try it in another shell");
+    let mut db = postgres::Client::connect(&variable(here, "DATABASE_URL"), postgres::NoTls).unwrap();
+    let version: i32 = db.query_one("SELECT version FROM schema_versions WHERE owner = 'audit'", &[]).unwrap().get(0);
+    db.batch_execute("UPDATE schema_versions SET version = 99, oldest = 99 WHERE owner = 'audit'").unwrap();
+    up.wait_for(&format!(
+        " audit ended (exit status: 1); it said: chancery: audit: this program is too old for the database: it knows audit {version}, and only \
+         programs that know audit 99"
+    ));
+    up.wait_for(" audit started again");
+    // Only whoever uses these tables.
+    for line in up.text().lines().filter(|line| line.contains(" ended (")) {
+        assert!(line.starts_with(" audit "), "{line}");
+    }
+}
+
+#[test]
 fn up_leaves_a_folder_alone_that_is_not_its_own() {
     let folder = Folder(fresh_folder("foreign"));
     std::fs::create_dir(folder.0.join("data")).unwrap();

@@ -142,25 +142,33 @@ async fn a_role_that_is_started_before_the_migration_waits_for_it() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_begins_without_postgresql_and_a_worker_does_not() {
     let mut stack = Stack::builder().own_postgres().env(LOOK.0, LOOK.1).start().await;
-    for name in ["gateway", "worker-1"] {
+    let both = ["gateway", "worker-1"];
+    for name in both {
         assert!(stack.stop(name), "{}", stack.log(name));
     }
+    // Contracted while nobody runs, and nobody can find that out before PostgreSQL is back.
+    say(&stack, "core", "version = version + 1, oldest = version + 1").await;
     stack.kill_postgres();
-    for name in ["gateway", "worker-1"] {
+    for name in both {
         stack.process(name).start();
     }
     wait_until("the gateway serves", async || readyz(&mut stack, "gateway") == (503, "not_ready".into())).await;
     let why = waits(&mut stack, "worker-1").await;
     assert!(why.starts_with("cannot look how far the database is"), "{why}");
-    assert_eq!(stack.log("worker-1").matches("worker started").count(), 1, "{}", stack.log("worker-1"));
     stack.restart_postgres();
-    for name in ["gateway", "worker-1"] {
-        blocking(|| stack.process(name).wait_ready());
+    for name in both {
+        refused(&mut stack, name, "core", 1).await;
+    }
+    let times = |name: &str, words: &str| stack.log(name).matches(words).count();
+    assert_eq!((times("gateway", " listening"), times("gateway", "connected to NATS")), (2, 2), "{}", stack.log("gateway"));
+    // Not even its first steps: it has connected to nothing.
+    let begun = ["connected to NATS", "worker started", "waiting for PostgreSQL"].map(|words| times("worker-1", words));
+    assert_eq!(begun, [1, 1, 0], "{}", stack.log("worker-1"));
+    say(&stack, "core", "version = version - 1, oldest = 0").await;
+    for name in both {
+        stack.start_again(name, &[]);
     }
     tenant(&stack).await;
-    // Found out late: the gateway had begun without a look.
-    say(&stack, "gateway", "version = version + 1, oldest = version + 1").await;
-    refused(&mut stack, "gateway", "gateway", 1).await;
 }
 
 /// What an expanding migration of a later release may do, while this one works.
