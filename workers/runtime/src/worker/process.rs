@@ -316,11 +316,10 @@ impl Worker {
     /// Tries commands after noting that they are tried. Together they cost no more time than one: should they end the process, each is tried
     /// alone by the successor.
     pub(crate) async fn try_with_care(&mut self, mut items: Vec<Item>) {
-        if items.len() == 1 {
-            return match items.pop() {
-                Some(item) => self.try_alone(item).await,
-                None => {}
-            };
+        if items.len() == 1
+            && let Some(item) = items.pop()
+        {
+            return self.try_alone(item).await;
         }
         let epoch = |item: &Item| self.owned.get(&item.partition).map(|owned| owned.epoch);
         let tries: Vec<(u16, i64, u64)> = items.iter().filter_map(|item| Some((item.partition, epoch(item)?, item.incoming.sequence))).collect();
