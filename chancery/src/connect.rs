@@ -19,7 +19,10 @@ pub async fn nats_with(access: &Access, name: &str) -> Result<Client, Box<dyn st
     let (mut options, addresses) = access.options()?;
     let user = access.user.clone().or_else(|| addresses.iter().find_map(|address| address.username().map(str::to_owned)));
     if let Some(user) = user {
-        options = options.custom_inbox_prefix(subjects::user::inbox(&user));
+        options = options.custom_inbox_prefix(subjects::user::inbox(&user)).event_callback(move |event| {
+            runtime::nats::hear(&event, &user);
+            std::future::ready(())
+        });
     }
     Ok(options.name(name).connect(addresses).await?)
 }

@@ -5,7 +5,7 @@
 
 pub mod postgres;
 
-use std::fmt;
+use std::{fmt, time::Instant};
 
 use ::postgres::{Client, NoTls};
 use anyhow::{Context as _, bail};
@@ -14,7 +14,7 @@ use futures_util::TryStreamExt as _;
 use runtime::{
     Config, StartError,
     consume::{Order, Provisioned},
-    nats::Access,
+    nats::{self, Access},
     streams,
 };
 use subjects::stream;
@@ -86,7 +86,7 @@ impl fmt::Display for Item {
             Sign::Refused => '!',
             Sign::Stray => '?',
         };
-        write!(f, "{sign} {:<32} {}", self.what, self.detail)
+        if self.detail.is_empty() { write!(f, "{sign} {}", self.what) } else { write!(f, "{sign} {:<32} {}", self.what, self.detail) }
     }
 }
 
@@ -151,7 +151,10 @@ pub fn teams(config: &Config, manifest: &Manifest, passwords: &Passwords) -> any
 fn on_nats<T>(config: &Config, work: impl AsyncFnOnce(async_nats::Client) -> Result<T, StartError>) -> anyhow::Result<T> {
     let work = async {
         let client = connect::nats_with(&Access::of(config), "chancery provision").await?;
-        Ok(work(client).await?)
+        let started = Instant::now();
+        // What is refused looks like a timeout where it was asked.
+        let named = |error| if let StartError::Nats(text) = error { StartError::Nats(nats::named(text, started)) } else { error };
+        Ok(work(client).await.map_err(named)?)
     };
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))

@@ -65,7 +65,13 @@ impl File {
 
     async fn provision(&self, stack: &Stack, what: &str) -> Ran {
         let manifest = self.0.to_str().unwrap();
-        let environment = [("CHANCERY_MANIFEST", manifest), ("CHANCERY_ROLE_PASSWORD", PASSWORD), ("CHANCERY_EVENTS_MAX_AGE_S", "3600")];
+        let provisioner = stack.nats.url_as(User::Provisioner);
+        let environment = [
+            ("CHANCERY_MANIFEST", manifest),
+            ("CHANCERY_NATS_URL", provisioner.as_str()),
+            ("CHANCERY_ROLE_PASSWORD", PASSWORD),
+            ("CHANCERY_EVENTS_MAX_AGE_S", "3600"),
+        ];
         run_with(stack, &["provision", what], &environment).await
     }
 }
@@ -146,6 +152,10 @@ async fn what_teams_declare_is_planned_made_and_verified() {
     let plan = file.provision(&stack, "verify").await.expect(0);
     assert_eq!(open(&plan).len(), 2, "{}", plan.out);
     assert!(has(&plan, '?', "durable sales", "in no manifest") && has(&plan, '?', "role chancery_billing", "in no manifest"), "{}", plan.out);
+    // nats-server has not been told of this one yet.
+    file.write(&TEAMS.replace("name = \"sales\"", "name = \"marketing\""));
+    let refused = file.provision(&stack, "plan").await.expect(1);
+    assert!(refused.err.contains("NATS does not let user provisioner publish to $JS.API.CONSUMER.INFO.EVENTS.marketing"), "{}", refused.err);
     // What is wrong with a manifest is told, and nothing is asked of any server.
     file.write(&TEAMS.replace("user.created", "user.craeted").replace("start = \"new\"", "start = \"new\"\nack_policy = \"none\""));
     let wrong = file.provision(&stack, "plan").await.expect(1);

@@ -169,6 +169,13 @@ pub async fn store(context: &Context, subject: String, headers: HeaderMap, body:
     .await
 }
 
+/// Remembers a refusal of the server, so that [`named`] knows it. For connections that are not made by [`connect`].
+pub fn hear(event: &Event, user: &str) {
+    if let Event::ServerError(error) = event {
+        refusal::heard(user, error);
+    }
+}
+
 /// Writes down what the client says beside its answers.
 fn said(event: Event, user: &str) {
     match event {
