@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, chaos, cluster, events,
+    bench, chaos, cluster, dlq, events,
     guard::Guard,
     health, init, mail,
     manifest::Manifest,
@@ -106,6 +106,9 @@ enum Command {
     /// EVENTS and the table it must agree with.
     #[command(subcommand)]
     Events(events::Command),
+    /// Dead letters: what consumers and workers gave up on.
+    #[command(subcommand)]
+    Dlq(dlq::Command),
     /// Measures durable commands per second on a stack of its own.
     Bench(bench::Options),
     /// Does faults to a cluster under load and says whether anything was lost, happened twice, or was out of order.
@@ -221,6 +224,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Worker => return role::run(Role::Worker, config, cli.guarded),
         Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
         Command::Events(command) => return events::run(&config, command),
+        Command::Dlq(command) => return dlq::run(&config, command),
         Command::Bench(options) => return bench::run(config, options),
         Command::Chaos(options) => return chaos::run(config, &options),
         Command::Floor { part } => return bench::floor::run(part, &config),

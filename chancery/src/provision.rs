@@ -32,7 +32,7 @@ pub struct Made {
     pub streams: usize,
     /// Durables that were missing.
     pub consumers: usize,
-    /// Durables that took less than this version wants.
+    /// Streams and durables that took less than this version wants.
     pub widened: usize,
     /// Durables with other limits.
     pub changed: usize,
@@ -178,7 +178,8 @@ pub fn may_pass(error: &anyhow::Error) -> bool {
 /// # Errors
 /// See [`run`].
 pub async fn provision(config: &Config, manifest: &'static Manifest, client: &async_nats::Client) -> Result<Made, StartError> {
-    let mut made = Made { streams: streams::ensure(config, client).await?, ..Made::default() };
+    let streams::Ensured { created, widened } = streams::ensure(config, client).await?;
+    let mut made = Made { streams: created, widened, ..Made::default() };
     let context = jetstream::new(client.clone());
     for entry in durables(manifest) {
         match entry.durable().provision(&context, config).await? {

@@ -36,6 +36,10 @@ pub const REASON: &str = "Chancery-Reason";
 pub const ERROR: &str = "Chancery-Error";
 /// How often it was tried.
 pub const DELIVERIES: &str = "Chancery-Deliveries";
+/// How often an operator has let it be tried anew; none where that is never.
+pub const REDRIVES: &str = "Chancery-Redrives";
+/// The place in EVENTS that an event had when it was given up for the first time; on one that is tried anew.
+pub const FIRST_SEQUENCE: &str = "Chancery-First-Sequence";
 /// The stream the message came from.
 pub const ORIGIN_STREAM: &str = "Chancery-Origin-Stream";
 /// Its sequence there.

@@ -66,6 +66,31 @@ pub fn dead_letter_worker(aggregate: Option<&str>, command: Option<&str>) -> Str
     format!("dlq.worker.{}.{}", token(aggregate), token(command))
 }
 
+/// Every dead letter.
+pub const ANY_DEAD_LETTER: &str = "dlq.>";
+
+/// The dead letters of one consumer, of one type (`<topic>.<event>`), or both.
+pub fn dead_letters(consumer: Option<&str>, event_type: Option<&str>) -> String {
+    match (consumer, event_type) {
+        (None, None) => ANY_DEAD_LETTER.to_owned(),
+        (consumer, event_type) => format!("dlq.{}.{}", consumer.unwrap_or("*"), event_type.unwrap_or(">")),
+    }
+}
+
+/// Where an event goes that one consumer gave up on and is to have again: `redrive.<consumer>.<tenantId>.<topic>.<event>`. Inside EVENTS, so
+/// that the consumer's durable brings it; no other consumer takes it.
+pub fn redrive(consumer: &str, tenant: TenantId, event_type: &str) -> String {
+    format!("redrive.{consumer}.{tenant}.{event_type}")
+}
+
+/// Everything that a consumer is to have again: the one filter that each durable without order has besides its own.
+pub fn redrives(consumer: &str) -> String {
+    format!("redrive.{consumer}.>")
+}
+
+/// Every [`redrive`], token by token.
+pub const ANY_REDRIVE: &str = "redrive.*.*.*.*";
+
 /// Whether a filter with the wildcards of NATS (`*` for a token, `>` for one or more at the end) covers a subject.
 pub fn matches(filter: &str, subject: &str) -> bool {
     let mut tokens = subject.split('.');
@@ -135,15 +160,68 @@ impl<'a> EventSubject<'a> {
     /// # Errors
     /// [`SubjectError`] unless it has exactly the four tokens of an event.
     pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
-        let error = SubjectError("evt.<tenantId>.<topic>.<event>");
-        let rest = subject.strip_prefix("evt.").ok_or(error.clone())?;
-        let (tenant, event_type) = rest.split_once('.').ok_or(error.clone())?;
-        let whole = event_type.split_once('.').is_some_and(|(topic, event)| is_token(topic) && is_token(event));
-        if !whole || (tenant != PLATFORM && tenant.parse::<TenantId>().is_err()) {
-            return Err(error);
-        }
-        Ok(Self { tenant, event_type })
+        subject.strip_prefix("evt.").and_then(Self::of).ok_or(SubjectError("evt.<tenantId>.<topic>.<event>"))
     }
+
+    /// The same without its first token.
+    fn of(rest: &'a str) -> Option<Self> {
+        let (tenant, event_type) = rest.split_once('.')?;
+        let known = tenant == PLATFORM || tenant.parse::<TenantId>().is_ok();
+        (known && is_type(event_type)).then_some(Self { tenant, event_type })
+    }
+}
+
+/// The parts of the subject of an event that one consumer has again.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RedriveSubject<'a> {
+    /// The consumer.
+    pub consumer: &'a str,
+    /// What the subject of the event says.
+    pub event: EventSubject<'a>,
+}
+
+impl<'a> RedriveSubject<'a> {
+    /// Reads a subject.
+    ///
+    /// # Errors
+    /// [`SubjectError`] unless it has exactly the five tokens.
+    pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
+        let error = SubjectError("redrive.<consumer>.<tenantId>.<topic>.<event>");
+        let (consumer, rest) = subject.strip_prefix("redrive.").and_then(|rest| rest.split_once('.')).ok_or(error.clone())?;
+        let event = EventSubject::of(rest).filter(|_| is_token(consumer)).ok_or(error)?;
+        Ok(Self { consumer, event })
+    }
+}
+
+/// The parts of the subject of a dead letter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DeadLetterSubject<'a> {
+    /// Who gave up.
+    pub consumer: &'a str,
+    /// `<topic>.<event>`, or `<aggregate>.<command>` where it was the worker.
+    pub letter_type: &'a str,
+}
+
+impl<'a> DeadLetterSubject<'a> {
+    /// Reads a subject.
+    ///
+    /// # Errors
+    /// [`SubjectError`] unless it has exactly the four tokens.
+    pub fn parse(subject: &'a str) -> Result<Self, SubjectError> {
+        let error = SubjectError("dlq.<consumer>.<topic>.<event>");
+        let (consumer, letter_type) = subject.strip_prefix("dlq.").and_then(|rest| rest.split_once('.')).ok_or(error.clone())?;
+        if is_token(consumer) && is_type(letter_type) { Ok(Self { consumer, letter_type }) } else { Err(error) }
+    }
+}
+
+/// Whether a text is `<topic>.<event>`: two tokens.
+pub fn is_type(text: &str) -> bool {
+    text.split_once('.').is_some_and(|(topic, event)| is_token(topic) && is_token(event))
+}
+
+/// Whether a text can be the name of a consumer: one token.
+pub fn is_consumer(text: &str) -> bool {
+    is_token(text)
 }
 
 /// Which events a consumer asks for. Empty parts match everything.
@@ -221,6 +299,31 @@ mod tests {
     fn a_dead_letter_of_an_unreadable_command_still_has_a_subject() {
         assert_eq!(dead_letter_worker(Some("user"), Some("create")), "dlq.worker.user.create");
         assert_eq!(dead_letter_worker(Some("a.b"), None), "dlq.worker.unknown.unknown");
+    }
+
+    #[test]
+    fn what_one_consumer_has_again_reads_back_and_is_no_event() {
+        let tenant = TenantId::new(uuid::Uuid::from_u128(5));
+        let subject = redrive("authz-cache", tenant, "user.created");
+        let event = EventSubject { tenant: &tenant.to_string(), event_type: "user.created" };
+        assert_eq!(RedriveSubject::parse(&subject), Ok(RedriveSubject { consumer: "authz-cache", event }));
+        assert!(EventSubject::parse(&subject).is_err());
+        assert!(matches(&redrives("authz-cache"), &subject) && matches(ANY_REDRIVE, &subject));
+        assert!(!matches(&redrives("audit"), &subject) && !matches("evt.>", &subject));
+        for subject in ["redrive.audit.user.created", "redrive.audit.nobody.user.created", "redrive..platform.user.created", "redrive.>"] {
+            assert!(RedriveSubject::parse(subject).is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_dead_letters_subject_reads_back_and_is_found_by_each_part() {
+        let subject = dead_letter("audit", "user.created");
+        assert_eq!(DeadLetterSubject::parse(&subject), Ok(DeadLetterSubject { consumer: "audit", letter_type: "user.created" }));
+        assert!(DeadLetterSubject::parse("dlq.audit.user").is_err() && DeadLetterSubject::parse("evt.audit.user.created").is_err());
+        for (consumer, event_type) in [(None, None), (Some("audit"), None), (None, Some("user.created")), (Some("audit"), Some("user.created"))] {
+            assert!(matches(&dead_letters(consumer, event_type), &subject), "{consumer:?} {event_type:?}");
+        }
+        assert!(!matches(&dead_letters(Some("guests"), None), &subject) && !matches(&dead_letters(None, Some("user.deleted")), &subject));
     }
 
     #[test]

@@ -9,6 +9,7 @@ mod chaos;
 mod consumers;
 mod harness;
 mod harness_itself;
+mod letters;
 mod manifest;
 mod migrations;
 mod pipeline;

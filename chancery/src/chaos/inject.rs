@@ -91,7 +91,7 @@ fn publisher<'a>(doors: &'a Doors, stream: &str) -> &'a Access {
     if stream == names::COMMANDS { &doors.gateway } else { &doors.worker }
 }
 
-/// Some of the stored messages of a stream, any of them, fences left out.
+/// Some of the stored messages of a stream, any of them, but for fences and what one consumer has again.
 async fn stored(doors: &Doors, stream: &str, count: usize, chance: &mut Chance) -> anyhow::Result<Vec<StreamMessage>> {
     let context = jetstream::new(client(&doors.operator).await?);
     let stream = context.get_stream(stream).await.map_err(|error| anyhow!("{error}"))?;
@@ -104,7 +104,7 @@ async fn stored(doors: &Doors, stream: &str, count: usize, chance: &mut Chance) 
         let sequence = chance.between(state.first_sequence, state.last_sequence);
         // A place whose message was purged is passed over.
         match stream.get_raw_message(sequence).await {
-            Ok(message) if !message.subject.starts_with("fence.") => found.push(message),
+            Ok(message) if !["fence.", "redrive."].iter().any(|other| message.subject.starts_with(other)) => found.push(message),
             _ => {}
         }
     }

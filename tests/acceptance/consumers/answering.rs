@@ -60,7 +60,7 @@ async fn a_durable_that_an_older_version_made_with_other_filters_gets_todays_and
     let mut old = stream.get_consumer::<pull::Config>(REACTOR).await.unwrap();
     let place = old.info().await.unwrap().ack_floor.stream_sequence;
     let mut config = pull::Config::try_from_consumer_config(old.cached_info().config.clone()).unwrap();
-    config.filter_subject = "evt.*.invitation.declined".into();
+    (config.filter_subject, config.filter_subjects) = ("evt.*.invitation.declined".into(), Vec::new());
     stream.update_consumer(config).await.unwrap();
 
     // The consumer itself may not widen it: it says who does.

@@ -14,8 +14,7 @@ use async_nats::jetstream;
 use chancery::role::Consumer;
 use runtime::{
     Config, Failure, Stop,
-    consume::{Durable, Event, Order, Start, Transaction, consume_in_order, judge, redrive},
-    store,
+    consume::{Durable, Event, Order, Start, Transaction, consume_in_order, judge},
 };
 use serde_json::Value;
 use subjects::{header, stream as names};
@@ -222,8 +221,8 @@ async fn an_event_that_fails_holds_up_its_aggregate_and_nobody_else() {
     wait_until("a dead letter", async || super::dead_letters(&stack).await == 1).await;
     assert_eq!(count(&stack, "SELECT count(*) FROM consumer_parked").await, count(&stack, &waiting).await);
     broken.store(false, Ordering::SeqCst);
-    let pool = store::pool(&stack.config(), "test").unwrap();
-    assert_eq!(redrive(&pool, FOLLOWER.name, None).await, Ok(1));
+    let letters = runtime::letters::Letters::open(&stack.config(), &stack.nats().await, "test").await.unwrap();
+    letters.redrive(1, "test").await.unwrap();
     effective(&stack).await;
     assert_eq!(count(&stack, "SELECT count(*) FROM consumer_parked").await, 0);
     follower.end();

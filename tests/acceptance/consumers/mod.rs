@@ -31,7 +31,7 @@ use crate::harness::{Stack, wait_until};
 /// A tenant with its owner.
 pub(crate) struct Tenant {
     pub(crate) id: String,
-    owner: String,
+    pub(crate) owner: String,
     /// The owner's address.
     email: String,
 }
@@ -116,7 +116,7 @@ async fn forget_position(stack: &Stack, consumer: Consumer) {
     crate::harness::blocking(|| stack.provision());
 }
 
-async fn dead_letters(stack: &Stack) -> u64 {
+pub(crate) async fn dead_letters(stack: &Stack) -> u64 {
     stack.jetstream().await.get_stream(names::DEADLETTERS).await.unwrap().cached_info().state.messages
 }
 

@@ -40,7 +40,9 @@ async fn the_gateway_sees_the_rows_of_the_tenant_that_it_names_and_none_without_
             "INSERT INTO consumer_parked (consumer, stream_sequence, aggregate, tenant_id, envelope, attempts, next_at, error)
                  VALUES ('audit', (SELECT count(*) FROM consumer_parked), 'a', '{tenant}', '{{}}', 1, now(), '');
              INSERT INTO notifications.ledger (event_id, effect, recipient, tenant_id, event_type, state, created_at)
-                 VALUES (gen_random_uuid(), 'member_welcome', 'user_1', '{tenant}', 'tenant.member_joined', 'sent', now())"
+                 VALUES (gen_random_uuid(), 'member_welcome', 'user_1', '{tenant}', 'tenant.member_joined', 'sent', now());
+             INSERT INTO deadletter_actions (actor, action, consumer, letter, type, tenant_id, redrives)
+                 VALUES ('ada', 'redrive', 'audit', 1, 'user.created', '{tenant}', 0)"
         );
         superuser.batch_execute(&rows).await.unwrap();
     }
@@ -63,13 +65,30 @@ async fn the_gateway_sees_the_rows_of_the_tenant_that_it_names_and_none_without_
         for tenant in &tenants {
             gateway.execute("SELECT set_config('chancery.tenant', $1, false)", &[tenant]).await.unwrap();
             let seen = seen(&gateway, table, "tenant_id").await;
-            if seen != BTreeSet::from([tenant.clone()]) {
+            let own = BTreeSet::from_iter((table != OF_OPERATORS).then(|| tenant.clone()));
+            if seen != own {
                 wrong.push(format!("{table} shows rows of {seen:?} to who names {tenant}"));
             }
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+    // What platform operators alone see, and the queues behind dead letters by one event each.
+    let letter = "SELECT count(*) FROM parked_letter('audit', 1, NULL)";
+    assert_eq!(gateway.query_one(letter, &[]).await.unwrap().get::<_, i64>(0), 0);
+    gateway.batch_execute("SELECT set_config('chancery.operator', 'on', false)").await.unwrap();
+    assert_eq!(seen(&gateway, OF_OPERATORS, "tenant_id").await, both);
+    assert_eq!(gateway.query_one(letter, &[]).await.unwrap().get::<_, i64>(0), 1);
+    for sql in ["UPDATE deadletter_actions SET actor = 'nobody'", "DELETE FROM deadletter_actions", "DELETE FROM consumer_parked"] {
+        assert!(gateway.batch_execute(sql).await.is_err(), "{sql}");
+    }
+    for function in ["parked_letter('audit', 1, NULL)", "redrive_parked('audit', 1, 0)", "discard_parked('audit', 1, 0)"] {
+        let others = login(&stack, "chancery_audit").await;
+        assert!(others.batch_execute(&format!("SELECT {function}")).await.is_err(), "{function}");
+    }
 }
+
+/// The table that is for platform operators, whichever tenant they name.
+const OF_OPERATORS: &str = "deadletter_actions";
 
 /// What a reactor sees of a table, by a column.
 const PARTS: [(&str, &str, &str, &[&str]); 6] = [

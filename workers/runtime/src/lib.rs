@@ -5,6 +5,7 @@ pub mod consume;
 pub mod error;
 pub mod failpoint;
 pub mod health;
+pub mod letters;
 pub mod metrics;
 pub mod nats;
 pub mod planted;

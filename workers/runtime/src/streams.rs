@@ -1,4 +1,5 @@
-//! The three streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently changed when they exist.
+//! The three streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently
+//! changed when they exist, but for subjects that another version did not store yet.
 
 use std::{
     collections::HashMap,
@@ -87,21 +88,34 @@ fn authz_bucket(config: &Config) -> StreamConfig {
     }
 }
 
-/// Creates what is missing and verifies what is there. Returns how many streams were created.
+/// What was made of the streams.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Ensured {
+    /// Those that were missing.
+    pub created: usize,
+    /// Those that stored fewer subjects than this version uses.
+    pub widened: usize,
+}
+
+/// Creates what is missing and verifies what is there.
 ///
 /// # Errors
 /// A server that is too old, a stream with other settings, or another number of partitions.
-pub async fn ensure(config: &Config, client: &async_nats::Client) -> Result<usize, StartError> {
+pub async fn ensure(config: &Config, client: &async_nats::Client) -> Result<Ensured, StartError> {
     let context = jetstream::new(client.clone());
     let version = client.server_info().version;
     if !client.is_server_compatible(REQUIRED_VERSION.0, REQUIRED_VERSION.1, REQUIRED_VERSION.2) {
         return Err(StartError::Nats(format!("nats-server {version} is too old: 2.14 or newer is needed")));
     }
-    let mut created = 0;
+    let mut ensured = Ensured::default();
     for wanted in wanted(config) {
-        created += usize::from(ensure_one(&context, wanted).await?);
+        match ensure_one(&context, wanted).await? {
+            One::Found => {}
+            One::Created => ensured.created += 1,
+            One::Widened => ensured.widened += 1,
+        }
     }
-    Ok(created)
+    Ok(ensured)
 }
 
 /// How a stream stands to what is wanted.
@@ -135,17 +149,23 @@ pub async fn standing(config: &Config, client: &async_nats::Client) -> Result<Ve
     Ok(all)
 }
 
-/// True when it had to be created.
-async fn ensure_one(context: &jetstream::Context, wanted: StreamConfig) -> Result<bool, StartError> {
+/// What was made of one.
+enum One {
+    Found,
+    Created,
+    Widened,
+}
+
+async fn ensure_one(context: &jetstream::Context, wanted: StreamConfig) -> Result<One, StartError> {
     match context.get_stream(&wanted.name).await {
-        Ok(found) => verify(&wanted, &found.cached_info().config).map(|()| false),
+        Ok(found) => widen(context, &wanted, &found.cached_info().config).await,
         Err(error) if is_missing(&error) => match context.create_stream(wanted.clone()).await {
-            Ok(_) => Ok(true),
+            Ok(_) => Ok(One::Created),
             // Another process was faster: then its stream must be ours.
             Err(error) if matches!(error.kind(), CreateStreamErrorKind::JetStream(_)) => {
                 let found =
                     context.get_stream(&wanted.name).await.map_err(|_| StartError::Nats(format!("cannot create {}: {error}", wanted.name)))?;
-                verify(&wanted, &found.cached_info().config).map(|()| false)
+                widen(context, &wanted, &found.cached_info().config).await
             }
             Err(error) => Err(StartError::Nats(format!("cannot create {}: {error}", wanted.name))),
         },
@@ -153,11 +173,31 @@ async fn ensure_one(context: &jetstream::Context, wanted: StreamConfig) -> Resul
     }
 }
 
+/// Lets a stream that is there store the subjects that another version did not have, and changes nothing else about it.
+async fn widen(context: &jetstream::Context, wanted: &StreamConfig, found: &StreamConfig) -> Result<One, StartError> {
+    verify(wanted, found)?;
+    let new = further(wanted, found);
+    if new.is_empty() {
+        return Ok(One::Found);
+    }
+    tracing::info!(stream = found.name, subjects = ?new, "the stream of another version is widened");
+    let subjects = found.subjects.iter().cloned().chain(new).collect();
+    let wider = StreamConfig { subjects, ..found.clone() };
+    let widened = nats::ask_api(&format!("STREAM.UPDATE.{}", found.name), context.update_stream(wider)).await;
+    widened.map(|_| One::Widened).map_err(|error| StartError::Nats(format!("cannot widen {}: {error}", found.name)))
+}
+
+/// The subjects that a stream should store and does not.
+fn further(wanted: &StreamConfig, found: &StreamConfig) -> Vec<String> {
+    let stored = |subject: &String| found.subjects.iter().any(|stored| stored == subject || subjects::matches(stored, subject));
+    wanted.subjects.iter().filter(|subject| !stored(subject)).cloned().collect()
+}
+
 fn is_missing(error: &jetstream::context::GetStreamError) -> bool {
     matches!(error.kind(), jetstream::context::GetStreamErrorKind::JetStream(error) if error.error_code() == jetstream::ErrorCode::STREAM_NOT_FOUND)
 }
 
-/// Compares what matters; the server adds metadata and defaults of its own.
+/// Compares what matters, but for subjects; the server adds metadata and defaults of its own.
 fn verify(wanted: &StreamConfig, found: &StreamConfig) -> Result<(), StartError> {
     let mut differences = Vec::new();
     let mut compare = |what: &str, wanted: String, found: String| {
@@ -165,7 +205,11 @@ fn verify(wanted: &StreamConfig, found: &StreamConfig) -> Result<(), StartError>
             differences.push(format!("{what} should be {wanted} and is {found}"));
         }
     };
-    compare("subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects));
+    // What it stores and nobody here knows, a newer version uses: it has no business in a stream of an older one, unless it is one of ours.
+    let strange = found.subjects.iter().any(|stored| wanted.subjects.iter().any(|ours| stored != ours && subjects::matches(stored, ours)));
+    if strange {
+        compare("subjects", format!("{:?}", wanted.subjects), format!("{:?}", found.subjects));
+    }
     compare("retention", format!("{:?}", wanted.retention), format!("{:?}", found.retention));
     compare("storage", format!("{:?}", wanted.storage), format!("{:?}", found.storage));
     compare("replicas", wanted.num_replicas.to_string(), found.num_replicas.to_string());
@@ -307,4 +351,22 @@ pub fn incarnation(info: &stream::Info) -> String {
 /// Whether a stream has forgotten messages, by age or otherwise. One that was built anew may begin at a higher number than 1.
 pub fn has_forgotten(info: &stream::Info) -> bool {
     info.state.first_sequence > info.config.first_sequence.unwrap_or(1).max(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn storing(subjects: &[&str]) -> StreamConfig {
+        StreamConfig { subjects: subjects.iter().map(|subject| (*subject).to_owned()).collect(), ..StreamConfig::default() }
+    }
+
+    #[test]
+    fn a_stream_of_another_version_lacks_what_it_does_not_store_and_may_store_more() {
+        let wanted = storing(&["evt.>", "fence.*", "redrive.>"]);
+        assert_eq!(further(&wanted, &storing(&["evt.>", "fence.*"])), ["redrive.>"]);
+        assert_eq!(further(&wanted, &storing(&["redrive.>", "later.>", "fence.*", "evt.>"])), [""; 0]);
+        assert!(verify(&wanted, &storing(&["evt.>", "later.>"])).is_ok());
+        assert!(verify(&wanted, &storing(&["evt.>", "fence.*", ">"])).is_err(), "it stores what is none of ours");
+    }
 }

@@ -79,10 +79,10 @@ fn of_a_durable(name: &str) -> [String; 3] {
     ]
 }
 
-/// Makes what is missing, and looks at what is there. It reads and deletes nothing.
+/// Makes what is missing, looks at what is there, and lets streams store more subjects. It reads and deletes nothing.
 fn provisioner(manifest: &Manifest) -> Vec<String> {
     let streams = [stream::COMMANDS, stream::EVENTS, stream::DEADLETTERS, authz::STREAM];
-    let of_streams = streams.into_iter().flat_map(|stream| [api(&format!("STREAM.INFO.{stream}")), api(&format!("STREAM.CREATE.{stream}"))]);
+    let of_streams = streams.into_iter().flat_map(|stream| ["INFO", "CREATE", "UPDATE"].map(|verb| api(&format!("STREAM.{verb}.{stream}"))));
     let of_durables = manifest.names().flat_map(|name| {
         let events = stream::EVENTS;
         // With one filter it is part of the subject, with several it is not.
@@ -96,11 +96,11 @@ fn provisioner(manifest: &Manifest) -> Vec<String> {
     of_streams.chain(of_durables).chain([api(&format!("CONSUMER.LIST.{}", stream::EVENTS))]).collect()
 }
 
-/// Stores commands; follows one tenant's events for event streams; looks events and dead letters up for timelines; remembers what members
-/// may, together with the others.
+/// Stores commands; follows one tenant's events for event streams; looks events and dead letters up for timelines; redrives dead letters for
+/// platform operators, and removes them; remembers what members may, together with the others.
 fn gateway() -> Vec<String> {
     let (events, letters, bucket) = (stream::EVENTS, stream::DEADLETTERS, authz::STREAM);
-    let mut publish = vec![subjects::ANY_COMMAND.to_owned(), subjects::PROBE.to_owned()];
+    let mut publish = vec![subjects::ANY_COMMAND.to_owned(), subjects::PROBE.to_owned(), subjects::ANY_REDRIVE.to_owned()];
     publish.extend(reads(events, Some(subjects::ANY_TENANT)));
     publish.extend([
         // The watch of the bucket: the client library makes its reader without a name, and after a gap with one. It is pushed, and the server
@@ -115,6 +115,7 @@ fn gateway() -> Vec<String> {
         api(&format!("DIRECT.GET.{events}")),
         api(&format!("STREAM.INFO.{letters}")),
         api(&format!("DIRECT.GET.{letters}")),
+        api(&format!("STREAM.MSG.DELETE.{letters}")),
     ]);
     publish
 }

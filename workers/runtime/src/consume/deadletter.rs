@@ -6,6 +6,7 @@ use async_nats::{HeaderMap, jetstream::Context};
 use bytes::Bytes;
 use subjects::header;
 
+use super::decode;
 use crate::nats;
 
 /// The longest error text in a header.
@@ -55,11 +56,16 @@ impl DeadLetter<'_> {
             }
         }
         let error: String = self.error.chars().filter(|c| !c.is_control()).take(ERROR_LENGTH).collect();
-        let id = match self.headers.get(header::MESSAGE_ID) {
+        let mut id = match self.headers.get(header::MESSAGE_ID) {
             // From the table, where it has no sequence.
             Some(id) if self.sequence == 0 => format!("{}:{id}", self.consumer),
             _ => format!("{}:{}:{}", self.consumer, self.stream, self.sequence),
         };
+        // An event in order keeps its place when it is tried anew, and what became of that is another letter.
+        let redrives = decode::redrives(self.headers);
+        if redrives > 0 {
+            id.push_str(&format!(":{redrives}"));
+        }
         headers.insert(header::MESSAGE_ID, id);
         headers.insert(header::CONSUMER, self.consumer);
         headers.insert(header::REASON, self.reason);
@@ -100,5 +106,11 @@ mod tests {
         assert_eq!(get(header::ERROR).as_deref(), Some("firstsecond"));
         assert_eq!(get(header::EXPECTED_LAST_SUBJECT_SEQUENCE), None);
         assert_eq!(get(header::BATCH_ID), None);
+        // Given up again at the same place, it is not the letter that the server remembers.
+        let mut redriven = original.clone();
+        redriven.insert(header::REDRIVES, "2");
+        let again = DeadLetter { headers: &redriven, ..letter }.headers();
+        assert_eq!(again.get(header::MESSAGE_ID).map(|id| id.as_str()), Some("audit:EVENTS:12:2"));
+        assert_eq!(again.get(header::REDRIVES).map(|count| count.as_str()), Some("2"));
     }
 }

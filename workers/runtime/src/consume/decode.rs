@@ -1,7 +1,7 @@
 //! From a message to an [`Event`].
 
 use async_nats::HeaderMap;
-use subjects::{Envelope, EventSubject, header};
+use subjects::{Envelope, EventSubject, RedriveSubject, header};
 
 /// An event as a consumer's function sees it.
 #[derive(Debug, Clone)]
@@ -38,10 +38,30 @@ impl Event {
         self.header(header::LATE).is_some()
     }
 
+    /// How often an operator has let it be tried anew.
+    pub fn redrives(&self) -> u32 {
+        redrives(&self.headers)
+    }
+
+    /// Whether it may come behind its successors: published by a repair, or tried anew.
+    pub(crate) fn is_out_of_turn(&self) -> bool {
+        self.is_late() || self.redrives() > 0
+    }
+
+    /// Its place in EVENTS for who asks what became of it: that of the event, also where it is tried anew from another.
+    pub(crate) fn first_sequence(&self) -> u64 {
+        self.header(header::FIRST_SEQUENCE).and_then(|place| place.parse().ok()).unwrap_or(self.stream_sequence)
+    }
+
     /// Names its aggregate within the whole platform: order is kept among the events of one.
     pub(crate) fn aggregate_key(&self) -> String {
         format!("{}/{}/{}", self.envelope.tenant_id, self.envelope.aggregate, self.envelope.aggregate_id)
     }
+}
+
+/// How often a message was let be tried anew, by its headers.
+pub(crate) fn redrives(headers: &HeaderMap) -> u32 {
+    headers.get(header::REDRIVES).and_then(|count| count.as_str().parse().ok()).unwrap_or(0)
 }
 
 /// Why a message is no event.
@@ -68,12 +88,18 @@ pub(crate) fn envelope(subject: &str, payload: &[u8]) -> Result<Envelope, Decode
     // The error's own text may quote the body; its category and place do not.
     let envelope: Envelope = serde_json::from_slice(payload)
         .map_err(|error| DecodeError::Undecodable(format!("{:?} error at line {} column {}", error.classify(), error.line(), error.column())))?;
-    if subject == subjects::event(envelope.tenant_id, &envelope.event_type) { Ok(envelope) } else { Err(DecodeError::Mismatch) }
+    let said = event_of(subject).is_some_and(|said| said.tenant == envelope.tenant_id.to_string() && said.event_type == envelope.event_type);
+    if said { Ok(envelope) } else { Err(DecodeError::Mismatch) }
+}
+
+/// What a subject says about the event, published for all or for one consumer.
+fn event_of(subject: &str) -> Option<EventSubject<'_>> {
+    EventSubject::parse(subject).ok().or_else(|| RedriveSubject::parse(subject).ok().map(|parsed| parsed.event))
 }
 
 /// The event type for the subject of a dead letter: what the subject says, whatever the body is.
 pub(crate) fn type_of(subject: &str) -> &str {
-    EventSubject::parse(subject).map_or("unknown.unknown", |parsed| parsed.event_type)
+    event_of(subject).map_or("unknown.unknown", |parsed| parsed.event_type)
 }
 
 #[cfg(test)]
@@ -92,6 +118,15 @@ mod tests {
     }
 
     #[test]
+    fn an_event_that_is_tried_anew_is_read_under_its_own_tenant_and_type_alone() {
+        let subject = |rest: &str| format!("redrive.audit.tenant_00000000-0000-7000-8000-00000000000{rest}");
+        assert!(envelope(&subject("2.tenant.activated"), BODY.as_bytes()).is_ok());
+        for other in ["9.tenant.activated", "2.tenant.suspended"] {
+            assert_eq!(envelope(&subject(other), BODY.as_bytes()), Err(DecodeError::Mismatch));
+        }
+    }
+
+    #[test]
     fn a_body_under_another_tenants_subject_is_a_mismatch() {
         let subject = "evt.tenant_00000000-0000-7000-8000-000000000009.tenant.activated";
         assert_eq!(envelope(subject, BODY.as_bytes()), Err(DecodeError::Mismatch));
@@ -106,6 +141,7 @@ mod tests {
     #[test]
     fn a_dead_letters_type_comes_from_the_subject() {
         assert_eq!(type_of("evt.platform.user.created"), "user.created");
+        assert_eq!(type_of("redrive.audit.platform.user.created"), "user.created");
         assert_eq!(type_of("elsewhere"), "unknown.unknown");
     }
 }

@@ -116,8 +116,10 @@ impl Durable {
     }
 
     fn wanted(&self, config: &Config) -> pull::Config {
-        let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
-        let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
+        // Of EVENTS also what it gave up on and is to have again.
+        let again = (self.stream == subjects::stream::EVENTS).then(|| subjects::redrives(self.name));
+        let mut several: Vec<String> = self.filters.iter().map(|filter| (*filter).to_owned()).chain(again).collect();
+        let one = if several.len() == 1 { several.pop().unwrap_or_default() } else { String::new() };
         pull::Config {
             durable_name: Some(self.name.to_owned()),
             name: Some(self.name.to_owned()),
@@ -334,6 +336,14 @@ mod tests {
         assert_eq!(wide(&["evt.*.user.>"], &["evt.*.team.created"]), set(&["evt.*.team.created", "evt.*.user.>"]));
         assert_eq!(wide(&["evt.*.tenant.created"], &["evt.*.tenant.>"]), set(&["evt.*.tenant.>"]));
         assert_eq!(wide(&["evt.>"], &["evt.*.tenant.>", "evt.*.user.created"]), set(&["evt.>"]));
+    }
+
+    #[test]
+    fn a_durable_of_events_also_takes_what_it_is_to_have_again() {
+        let config = Config::from_lookup(&|_| None).unwrap();
+        let filters = |durable: Durable| (durable.wanted(&config).filter_subject, durable.wanted(&config).filter_subjects);
+        assert_eq!(filters(DURABLE), (String::new(), vec!["evt.>".to_owned(), "redrive.test.>".to_owned()]));
+        assert_eq!(filters(Durable { stream: "OTHER", ..DURABLE }), ("evt.>".to_owned(), Vec::new()));
     }
 
     #[test]

@@ -38,7 +38,6 @@ pub use deadpool_postgres::Transaction;
 pub use decode::Event;
 pub use durable::{Durable, Order, Provisioned, Standing, Start};
 pub use ordered::consume_in_order;
-pub use parked::redrive;
 pub use shared::consume;
 pub use sql::judge;
 

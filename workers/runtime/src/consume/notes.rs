@@ -70,12 +70,12 @@ impl Pending {
         }
         let place = event.consumer_sequence;
         let continues = self.run.as_mut().filter(|run| place != 0 && run.next == place);
-        if event.delivered > 1 || place == 0 {
+        if event.delivered > 1 || place == 0 || event.redrives() > 0 {
             // Known to be none of the run's, so the run goes on behind it.
             if let Some(run) = continues {
                 run.next += 1;
             }
-            return self.one(event.stream_sequence, Became::Handled, event.delivered, at);
+            return self.one(event.first_sequence(), Became::Handled, event.delivered, at);
         }
         match continues {
             Some(run) if run.note.last < event.stream_sequence => {
@@ -275,6 +275,18 @@ mod tests {
     #[test]
     fn a_repeat_is_a_note_of_its_own_and_does_not_end_the_run() {
         assert_eq!(noted(&[(1, 10, 1), (2, 3, 2), (3, 11, 1)]), [(3, 3, 2), (10, 11, 1)]);
+    }
+
+    #[test]
+    fn what_is_tried_anew_is_noted_at_the_events_own_place() {
+        let mut pending = Pending { incarnation: Some("1".into()), ..Pending::default() };
+        let mut again = event(2, 40, 1);
+        again.headers.insert(subjects::header::REDRIVES, "1");
+        again.headers.insert(subjects::header::FIRST_SEQUENCE, "7");
+        for event in [event(1, 10, 1), again, event(3, 41, 1)] {
+            pending.handled(&event, OffsetDateTime::UNIX_EPOCH);
+        }
+        assert_eq!(pending.take().iter().map(|note| (note.first, note.last)).collect::<Vec<_>>(), [(7, 7), (10, 41)]);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 use async_nats::HeaderMap;
 use deadpool_postgres::{Pool, Transaction};
 use std::{collections::HashSet, time::Duration};
+use subjects::header;
 use tokio_postgres::Error;
 
 use super::Event;
@@ -21,8 +22,10 @@ pub(crate) struct Waiting<'a> {
 pub(crate) struct Head {
     pub(crate) aggregate: String,
     pub(crate) attempts: u32,
-    /// The body as it was published, and the event if it can still be read.
+    /// The body and the headers as they were published, and the event if it can still be read. Where an operator has let it be tried anew, the
+    /// headers say how often.
     pub(crate) body: String,
+    pub(crate) headers: HeaderMap,
     pub(crate) event: Result<Event, String>,
     /// Its place: that in the stream, or a negative one for an event from the table.
     pub(crate) place: i64,
@@ -75,7 +78,7 @@ pub(crate) async fn due(pool: &Pool, consumer: &str, limit: i64) -> Result<Vec<H
     let client = pool.get().await.map_err(|error| error.to_string())?;
     let rows = client
         .query(
-            "SELECT aggregate, stream_sequence, envelope::text, headers::text, attempts FROM (
+            "SELECT aggregate, stream_sequence, envelope::text, headers::text, attempts, redrives FROM (
                  SELECT DISTINCT ON (aggregate) * FROM consumer_parked WHERE consumer = $1 ORDER BY aggregate, stream_sequence) head
              WHERE NOT dead AND next_at <= now() ORDER BY next_at LIMIT $2",
             &[&consumer, &limit],
@@ -88,14 +91,18 @@ pub(crate) async fn due(pool: &Pool, consumer: &str, limit: i64) -> Result<Vec<H
             let place: i64 = row.get(1);
             let attempts = u32::try_from(row.get::<_, i32>(4)).unwrap_or_default();
             let body: String = row.get(2);
+            let (mut headers, redrives) = (headers_of(row.get(3)), row.get::<_, i32>(5));
+            if redrives > 0 {
+                headers.insert(header::REDRIVES, redrives.to_string());
+            }
             let event = serde_json::from_str(&body).map_err(|error| error.to_string()).map(|envelope| Event {
                 envelope,
                 stream_sequence: u64::try_from(place).unwrap_or_default(),
                 delivered: attempts + 1,
                 consumer_sequence: 0,
-                headers: headers_of(row.get(3)),
+                headers: headers.clone(),
             });
-            Head { aggregate: row.get(0), attempts, body, event, place }
+            Head { aggregate: row.get(0), attempts, body, headers, event, place }
         })
         .collect())
 }
@@ -112,7 +119,7 @@ pub(crate) async fn is_empty(pool: &Pool, consumer: &str, aggregate: &str) -> Re
     Ok(row.map_err(|error| describe(&error))?.is_none())
 }
 
-/// Notes another failure; with `dead` nothing happens to it any more until [`redrive`].
+/// Notes another failure; with `dead` nothing happens to it any more until an operator redrives it (`letters`).
 pub(crate) async fn failed(pool: &Pool, consumer: &str, place: i64, waiting: Waiting<'_>, dead: bool) -> Result<(), String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
     let attempts = i32::try_from(waiting.attempts).unwrap_or(i32::MAX);
@@ -124,23 +131,6 @@ pub(crate) async fn failed(pool: &Pool, consumer: &str, place: i64, waiting: Wai
         )
         .await
         .map(|_| ())
-        .map_err(|error| describe(&error))
-}
-
-/// Lets given-up events of a consumer be tried again, all or one, in order with what waits behind them. Returns how many.
-///
-/// # Errors
-/// Those of the database, as text.
-pub async fn redrive(pool: &Pool, consumer: &str, stream_sequence: Option<u64>) -> Result<u64, String> {
-    let client = pool.get().await.map_err(|error| error.to_string())?;
-    let sequence = stream_sequence.map(|sequence| i64::try_from(sequence).unwrap_or(i64::MAX));
-    client
-        .execute(
-            "UPDATE consumer_parked SET dead = false, attempts = 0, next_at = now()
-             WHERE consumer = $1 AND dead AND ($2::bigint IS NULL OR stream_sequence = $2)",
-            &[&consumer, &sequence],
-        )
-        .await
         .map_err(|error| describe(&error))
 }
 

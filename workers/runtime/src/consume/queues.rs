@@ -86,11 +86,10 @@ where
         let attempts = if matches!(failure, Failure::Outage(_)) { head.attempts } else { head.attempts + 1 };
         let dead = matches!(failure, Failure::Poison(_)) || attempts >= self.durable.max_deliver;
         if dead {
-            let headers = head.event.as_ref().map(|event| event.headers.clone()).unwrap_or_default();
             let letter = DeadLetter {
                 consumer: self.durable.name,
                 event_type: head.event.as_ref().map_or("unknown.unknown", |event| event.envelope.event_type.as_str()),
-                headers: &headers,
+                headers: &head.headers,
                 payload: Bytes::from(head.body.clone()),
                 reason: if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" },
                 error: &error,

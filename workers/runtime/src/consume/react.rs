@@ -6,6 +6,7 @@
 mod outcomes;
 
 use std::{
+    borrow::Cow,
     collections::HashMap,
     sync::{Mutex, PoisonError},
     time::{Duration, Instant},
@@ -17,7 +18,7 @@ use deadpool_postgres::Pool;
 use futures_util::{StreamExt, stream};
 use outcomes::Outcomes;
 use serde_json::value::to_raw_value;
-use subjects::{Actor, Authority, CommandMessage, Envelope, Outcome, Status, TenantId, derive, header};
+use subjects::{Actor, Authority, CommandId, CommandMessage, Envelope, Outcome, Status, TenantId, derive, header};
 use time::OffsetDateTime;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_postgres::{Row, types::ToSql};
@@ -140,14 +141,21 @@ impl Reactor {
     /// Something is away. The same commands again are harmless.
     pub async fn give(&self, cause: &Event, commands: &[CommandMessage], refused: &mut Refused) -> Result<(), Failure> {
         let mut known = HashMap::new();
+        let redrives = cause.redrives();
         // On a later delivery they may have been decided long ago.
-        if cause.delivered > 1 && !commands.is_empty() {
-            let ids: Vec<_> = commands.iter().map(|command| command.id).collect();
+        if (cause.delivered > 1 || redrives > 0) && !commands.is_empty() {
+            let ids: Vec<_> = commands.iter().flat_map(|command| tries(command.id, redrives)).collect();
             known = self.outcomes.stored_of(&ids).await.map_err(Failure::outage)?;
         }
-        known.values().for_each(|outcome| refused.add(outcome));
-        let giving: Vec<_> =
-            commands.iter().filter(|command| !known.contains_key(&command.id)).map(|command| self.give_one(cause, command)).collect();
+        let mut giving = Vec::new();
+        for command in commands {
+            match next_try(command.id, redrives, &known) {
+                Try::Decided(outcome) => refused.add(outcome),
+                Try::Give(id) if id == command.id => giving.push(Cow::Borrowed(command)),
+                Try::Give(id) => giving.push(Cow::Owned(CommandMessage { id, ..command.clone() })),
+            }
+        }
+        let giving: Vec<_> = giving.iter().map(|command| self.give_one(cause, command)).collect();
         let given: Vec<Result<Outcome, Failure>> = stream::iter(giving).buffer_unordered(self.at_once).collect().await;
         let added = |outcome: Result<Outcome, Failure>| match outcome {
             Ok(outcome) => {
@@ -247,6 +255,34 @@ pub fn command(cause: &Envelope, role: &str, tenant: TenantId, target: Uuid, com
     })
 }
 
+/// Earlier tries that are looked at, at most, where an event is tried anew again and again.
+const TRIES: u32 = 16;
+
+/// What is to be done about a command of an event.
+enum Try<'a> {
+    /// Nothing more.
+    Decided(&'a Outcome),
+    /// It is given under this id.
+    Give(CommandId),
+}
+
+/// The ids under which a command was given for an event, the last one last. A command has one outcome: what was refused is another command
+/// when an operator lets the event be tried anew.
+fn tries(id: CommandId, redrives: u32) -> impl DoubleEndedIterator<Item = CommandId> {
+    let again = move |number: u32| derive(id.uuid(), &format!("redrive {number}"));
+    std::iter::once(id).chain((redrives.saturating_sub(TRIES) + 1..=redrives).map(again))
+}
+
+/// What succeeded in any try is done; else it is the last one that counts.
+fn next_try(id: CommandId, redrives: u32, known: &HashMap<CommandId, Outcome>) -> Try<'_> {
+    let succeeded = tries(id, redrives).filter_map(|id| known.get(&id)).find(|outcome| outcome.status == Status::Succeeded);
+    let last = tries(id, redrives).next_back().unwrap_or(id);
+    match succeeded.or_else(|| known.get(&last)) {
+        Some(outcome) => Try::Decided(outcome),
+        None => Try::Give(last),
+    }
+}
+
 /// What an outcome means. "So already" is a success of the command; whatever is refused needs somebody.
 fn judge(outcome: &Outcome) -> Result<(), String> {
     let code = outcome.code.as_deref().unwrap_or("no code");
@@ -269,8 +305,6 @@ fn worst(results: Vec<Result<(), Failure>>) -> Result<(), Failure> {
 
 #[cfg(test)]
 mod tests {
-    use subjects::CommandId;
-
     use super::*;
 
     fn outcome(status: Status, code: Option<&str>) -> Outcome {
@@ -308,6 +342,26 @@ mod tests {
         let mut refused = Refused { undecided: true, ..Refused::default() };
         refused.add(&outcome(Status::Refused, Some("tenant_not_active")));
         assert!(matches!(refused.end(), Err(Failure::Retry(_))));
+    }
+
+    #[test]
+    fn what_was_refused_is_given_anew_with_each_redrive_and_what_succeeded_never() {
+        let id = CommandId::new(Uuid::from_u128(1));
+        let ids: Vec<CommandId> = tries(id, 2).collect();
+        let given = |redrives, known: &[(usize, Status)]| {
+            let known = known.iter().map(|(place, status)| (ids[*place], outcome(*status, None))).collect();
+            match next_try(id, redrives, &known) {
+                Try::Give(id) => ids.iter().position(|known| *known == id),
+                Try::Decided(_) => None,
+            }
+        };
+        assert_eq!(given(0, &[]), Some(0));
+        assert_eq!(given(0, &[(0, Status::Refused)]), None);
+        assert_eq!(given(1, &[(0, Status::Refused)]), Some(1));
+        assert_eq!(given(1, &[(0, Status::Refused), (1, Status::Refused)]), None);
+        assert_eq!(given(2, &[(0, Status::Refused), (1, Status::Refused)]), Some(2));
+        assert_eq!(given(2, &[(0, Status::Refused), (1, Status::Succeeded)]), None);
+        assert_eq!(tries(id, 1_000).count(), 17);
     }
 
     #[test]

@@ -269,7 +269,7 @@ where
                 let event = Event { envelope, stream_sequence, delivered, consumer_sequence, headers };
                 if let Some(watch) = &mut self.watch {
                     let (tenant, sequence) = (event.envelope.tenant_id, event.envelope.sequence);
-                    watch.see(consumer_sequence, delivered > 1 || event.is_late(), tenant, sequence, Instant::now());
+                    watch.see(consumer_sequence, delivered > 1 || event.is_out_of_turn(), tenant, sequence, Instant::now());
                 }
                 return Some((event, message.payload, open));
             }
@@ -380,7 +380,7 @@ where
                 error = %failure,
                 "an event is tried again later"
             );
-            self.notes.failed(event.stream_sequence, event.delivered);
+            self.notes.failed(event.first_sequence(), event.delivered);
             return batch.open[place].later(delay).await;
         }
         let reason = if poison { "poison" } else { "exhausted" };
@@ -402,7 +402,7 @@ where
         };
         let delay = self.durable.delay(event.delivered);
         if bury(&letter, &mut batch.open[place], &self.context, &self.metrics, self.config.publish_timeout, delay).await {
-            self.notes.dead(event.stream_sequence, event.delivered);
+            self.notes.dead(event.first_sequence(), event.delivered);
         }
     }
 }

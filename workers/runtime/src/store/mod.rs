@@ -5,6 +5,7 @@ pub mod deadletter;
 pub mod history;
 pub mod janitor;
 pub mod lease;
+pub mod letters;
 pub mod load;
 pub mod outbox;
 pub mod repair;
