@@ -21,6 +21,9 @@ use crate::{
 /// Histories that are followed at once; more wait for their turn.
 const HISTORIES: usize = 8;
 
+/// Requests about dead letters that are worked on at once; each has a connection to the database of its own.
+const OPERATIONS: usize = 4;
+
 /// Why the gateway cannot start.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum StartError {
@@ -60,6 +63,8 @@ pub(crate) struct Parts {
     pub(crate) limits: Limits,
     /// Histories that may be followed at once.
     pub(crate) histories: Semaphore,
+    /// Requests about dead letters that may be worked on at once.
+    pub(crate) operations: Semaphore,
     /// Requests that may be worked on at once.
     pub(crate) in_flight: Semaphore,
     /// What is counted.
@@ -108,6 +113,7 @@ impl Gateway {
             links,
             limits: Limits::new(&config),
             histories: Semaphore::new(HISTORIES),
+            operations: Semaphore::new(OPERATIONS),
             in_flight: Semaphore::new(config.in_flight),
             metrics,
             health: Health::new(stop),

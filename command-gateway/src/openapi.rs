@@ -65,6 +65,10 @@ use crate::{
         route::history::list,
         route::events::follow,
         route::notification::list,
+        route::deadletter::list,
+        route::deadletter::get,
+        route::deadletter::redrive,
+        route::deadletter::discard,
     ),
     components(schemas(crate::problem::ProblemBody, crate::answer::CommandView))
 )]
@@ -138,7 +142,11 @@ fn complete(operation: &mut Map<String, Value>, policy: &Policy) {
     let responses = operation.entry("responses").or_insert_with(|| json!({}));
     if let Some(responses) = responses.as_object_mut() {
         for response in responses.values_mut().filter_map(Value::as_object_mut) {
-            let text = if command.is_some() { "Decided, and in effect." } else { "What was asked for." };
+            let text = match policy.does {
+                Does::Command(..) => "Decided, and in effect.",
+                Does::Query => "What was asked for.",
+                Does::Operation => "Done.",
+            };
             response.insert("description".into(), text.into());
         }
         if command.is_some() {
@@ -170,7 +178,7 @@ pub(crate) fn codes(policy: &Policy) -> Vec<Code> {
     if !public || policy.command_type().is_some() {
         codes.push(Code::Unauthenticated);
     }
-    if matches!(policy.does, Does::Command(..)) || public {
+    if matches!(policy.does, Does::Command(..) | Does::Operation) || public {
         codes.extend([Code::TooLarge, Code::UnsupportedMediaType]);
     }
     if matches!(policy.does, Does::Command(..)) {
@@ -180,6 +188,9 @@ pub(crate) fn codes(policy: &Policy) -> Vec<Code> {
         codes.push(Code::Refused(aggregates::Reason::InvalidToken));
     } else {
         codes.extend([aggregates::Reason::NotFound, aggregates::Reason::Forbidden].map(Code::Refused));
+    }
+    if policy.does == Does::Operation {
+        codes.push(Code::Refused(aggregates::Reason::InvalidTransition));
     }
     codes
 }
@@ -200,6 +211,7 @@ fn about(name: &str) -> &'static str {
         "id" => "The command's id, `cmd_…`.",
         "kind" => "What kind of thing: `users`, `members`, `invitations`, `teams` or `tenants`.",
         "thing" => "Its id.",
+        "number" => "The dead letter's number.",
         "key" => "The attribute's key, `[A-Za-z0-9_.-]{1,64}`.",
         _ => "",
     }

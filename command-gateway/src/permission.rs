@@ -32,6 +32,8 @@ pub const PERMISSIONS: &[(&str, Least)] = &[
     // The platform.
     ("tenants:read", Least::Operator),
     ("tenants:write", Least::Operator),
+    ("deadletters:read", Least::Operator),
+    ("deadletters:write", Least::Operator),
     // One tenant.
     ("tenant:read", OWNER),
     ("tenant:write", OWNER),

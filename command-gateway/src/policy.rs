@@ -14,6 +14,8 @@ pub enum Does {
     Command(Kind, &'static str),
     /// Reads.
     Query,
+    /// Does something about the platform itself, which is no command to an aggregate.
+    Operation,
 }
 
 /// A route's policy.
@@ -91,11 +93,16 @@ impl Policy {
         Self::new(Verb::Post, path, Does::Query, permission)
     }
 
+    /// A route by which a platform operator does something that is no command.
+    pub const fn operation(path: &'static str, permission: &'static str) -> Self {
+        Self::new(Verb::Post, path, Does::Operation, permission)
+    }
+
     /// The command's type, if it sends one.
     pub fn command_type(&self) -> Option<String> {
         match self.does {
             Does::Command(kind, command) => Some(format!("{kind}.{command}")),
-            Does::Query => None,
+            Does::Query | Does::Operation => None,
         }
     }
 

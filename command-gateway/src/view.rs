@@ -1,5 +1,6 @@
 //! What queries answer. The database builds the JSON; these types document it and let clients in Rust read it.
 
+mod letters;
 mod past;
 
 use axum::{
@@ -18,6 +19,9 @@ use crate::{
     store::{Sight, StoreError},
 };
 
+pub use letters::{
+    DeadLetterActionView, DeadLetterCount, DeadLetterDone, DeadLetterPage, DeadLetterView, DeadLetterWhole, StandingView, WaitingView,
+};
 pub use past::{AuditPage, AuditView, HistoryItem, HistoryPage, NotificationPage, NotificationView};
 
 /// A tenant.

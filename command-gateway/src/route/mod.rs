@@ -3,6 +3,7 @@
 pub(crate) mod audit;
 pub(crate) mod bulk;
 pub(crate) mod command;
+pub(crate) mod deadletter;
 pub(crate) mod events;
 pub(crate) mod history;
 pub(crate) mod invitation;
@@ -109,6 +110,7 @@ fn endpoints() -> Vec<Endpoint> {
         history::endpoints(),
         events::endpoints(),
         notification::endpoints(),
+        deadletter::endpoints(),
     ]
     .into_iter()
     .flatten()

@@ -89,6 +89,7 @@ fn concrete(policy: &Policy, replaced: Option<(&str, &str)>) -> String {
         "key" => "key".to_owned(),
         "kind" => "users".to_owned(),
         "thing" => USER.to_owned(),
+        "number" => "7".to_owned(),
         other => panic!("no value for {{{other}}} of {}", policy.path),
     };
     let part = |part: &str| match part.strip_prefix('{').and_then(|part| part.strip_suffix('}')) {
@@ -194,7 +195,7 @@ async fn without_postgres_reads_say_unavailable_and_strangers_wait() {
 async fn a_member_is_told_no_where_only_operators_may() {
     let client = Client::new().await;
     let authorization = format!("Bearer {}", client.user);
-    for path in ["/v1/tenants".to_owned(), format!("/v1/tenants/{TENANT}/suspend")] {
+    for path in ["/v1/tenants".to_owned(), format!("/v1/tenants/{TENANT}/suspend"), "/v1/deadletters/7/redrive".to_owned()] {
         let (status, _, body) = client.send("POST", &path, &[("authorization", &authorization), ("content-type", "application/json")], GOOD).await;
         assert_eq!((status.as_u16(), body["code"].as_str()), (403, Some("forbidden")), "{path}");
     }

@@ -20,9 +20,9 @@ use crate::{
 };
 
 /// The name in the event that the follower cannot handle.
-type Sick = Arc<Mutex<&'static str>>;
+pub(super) type Sick = Arc<Mutex<&'static str>>;
 
-async fn follower(stack: &Stack) -> (Follower, Sick) {
+pub(super) async fn follower(stack: &Stack) -> (Follower, Sick) {
     stack.db().await.batch_execute("CREATE TABLE effects (n bigserial PRIMARY KEY, event_id uuid, aggregate text, sequence bigint)").await.unwrap();
     let sick: Sick = Arc::new(Mutex::new("nothing"));
     let fails = sick.clone();
