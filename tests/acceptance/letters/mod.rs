@@ -1,5 +1,6 @@
 //! Dead letters: listed, redriven and discarded by operators, whatever kind of consumer gave up, and whoever is killed in between.
 
+mod advisories;
 mod operators;
 mod queues;
 mod redriving;

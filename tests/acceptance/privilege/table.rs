@@ -81,6 +81,7 @@ pub(crate) const SUBJECTS: &[Row] = &[
     subscribe("requests to JetStream", "$JS.API.>", NOBODY),
     subscribe("acknowledgements", "$JS.ACK.>", NOBODY),
     subscribe("JetStream's own events", "$JS.EVENT.>", NOBODY),
+    publish("an alarm that JetStream did not raise", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.audit", NOBODY),
     subscribe("the servers' own events", "$SYS.>", NOBODY),
     publish("a question to the servers", "$SYS.REQ.SERVER.PING", NOBODY),
     publish("a question to the servers", "$SYS.REQ.SERVER.PING.JSZ", NOBODY),
@@ -112,40 +113,40 @@ pub(crate) const SUBJECTS: &[Row] = &[
 ];
 
 /// The streams, in the order of the columns of [`STREAM_REQUESTS`].
-pub(crate) const STREAMS: [&str; 4] = ["COMMANDS", "EVENTS", "DEADLETTERS", "KV_authz"];
+pub(crate) const STREAMS: [&str; 5] = ["COMMANDS", "EVENTS", "DEADLETTERS", "KV_authz", "ADVISORIES"];
 
 /// What is asked of a stream: `{s}` is the stream, `{narrow}` a filter for one partition, tenant, consumer or bucket, `{wide}` one for all
 /// messages.
-pub(crate) const STREAM_REQUESTS: &[(&str, &str, [&[&str]; 4])] = &[
-    ("look at it", "STREAM.INFO.{s}", [&[P, W], &[P, G, W, "consumers"], &[P, G], &[P, G, "authz-cache"]]),
-    ("make it", "STREAM.CREATE.{s}", [&[P], &[P], &[P], &[P]]),
-    ("change it", "STREAM.UPDATE.{s}", [&[P], &[P], &[P], &[P]]),
-    ("delete it", "STREAM.DELETE.{s}", [NOBODY; 4]),
-    ("empty it", "STREAM.PURGE.{s}", [&[W], NOBODY, NOBODY, &["authz-cache"]]),
-    ("copy it", "STREAM.SNAPSHOT.{s}", [NOBODY; 4]),
-    ("restore it", "STREAM.RESTORE.{s}", [NOBODY; 4]),
-    ("another leader", "STREAM.LEADER.STEPDOWN.{s}", [NOBODY; 4]),
-    ("a replica less", "STREAM.PEER.REMOVE.{s}", [NOBODY; 4]),
-    ("read a message, from the leader", "STREAM.MSG.GET.{s}", [NOBODY; 4]),
-    ("delete a message", "STREAM.MSG.DELETE.{s}", [NOBODY, NOBODY, &[G], NOBODY]),
-    ("read a message", "DIRECT.GET.{s}", [&[W], &[G], &[G], NOBODY]),
-    ("read the last message of a subject", "DIRECT.GET.{s}.{narrow}", [NOBODY; 4]),
-    ("list its consumers", "CONSUMER.LIST.{s}", [NOBODY, &[P, G], NOBODY, NOBODY]),
-    ("list its consumers' names", "CONSUMER.NAMES.{s}", [NOBODY; 4]),
-    ("make a reader without a name", "CONSUMER.CREATE.{s}", [NOBODY, NOBODY, NOBODY, &[G]]),
-    ("make a reader of everything", "CONSUMER.CREATE.{s}.r", [NOBODY, &[W], NOBODY, NOBODY]),
-    ("make a reader of everything", "CONSUMER.CREATE.{s}.r.{wide}", [NOBODY, NOBODY, NOBODY, &[G]]),
-    ("make a reader of a part", "CONSUMER.CREATE.{s}.r.{narrow}", [&[W], &[G], NOBODY, &[G]]),
-    ("make a durable reader", "CONSUMER.DURABLE.CREATE.{s}.r", [NOBODY; 4]),
-    ("look at a reader", "CONSUMER.INFO.{s}.r", [&[W], &[G, W], NOBODY, NOBODY]),
-    ("read through a reader", "CONSUMER.MSG.NEXT.{s}.r", [&[W], &[G, W], NOBODY, NOBODY]),
-    ("delete a reader", "CONSUMER.DELETE.{s}.r", [&[W], &[G, W], NOBODY, &[G]]),
-    ("pause a reader", "CONSUMER.PAUSE.{s}.r", [NOBODY; 4]),
-    ("set a reader back", "CONSUMER.RESET.{s}.r", [NOBODY; 4]),
-    ("another leader of a reader", "CONSUMER.LEADER.STEPDOWN.{s}.r", [NOBODY; 4]),
+pub(crate) const STREAM_REQUESTS: &[(&str, &str, [&[&str]; 5])] = &[
+    ("look at it", "STREAM.INFO.{s}", [&[P, W], &[P, G, W, "consumers"], &[P, G], &[P, G, "authz-cache"], &[P, W]]),
+    ("make it", "STREAM.CREATE.{s}", [&[P], &[P], &[P], &[P], &[P]]),
+    ("change it", "STREAM.UPDATE.{s}", [&[P], &[P], &[P], &[P], &[P]]),
+    ("delete it", "STREAM.DELETE.{s}", [NOBODY; 5]),
+    ("empty it", "STREAM.PURGE.{s}", [&[W], NOBODY, NOBODY, &["authz-cache"], NOBODY]),
+    ("copy it", "STREAM.SNAPSHOT.{s}", [NOBODY; 5]),
+    ("restore it", "STREAM.RESTORE.{s}", [NOBODY; 5]),
+    ("another leader", "STREAM.LEADER.STEPDOWN.{s}", [NOBODY; 5]),
+    ("a replica less", "STREAM.PEER.REMOVE.{s}", [NOBODY; 5]),
+    ("read a message, from the leader", "STREAM.MSG.GET.{s}", [NOBODY; 5]),
+    ("delete a message", "STREAM.MSG.DELETE.{s}", [NOBODY, NOBODY, &[G], NOBODY, NOBODY]),
+    ("read a message", "DIRECT.GET.{s}", [&[W], &[G], &[G], NOBODY, &[W]]),
+    ("read the last message of a subject", "DIRECT.GET.{s}.{narrow}", [NOBODY; 5]),
+    ("list its consumers", "CONSUMER.LIST.{s}", [NOBODY, &[P, G], NOBODY, NOBODY, NOBODY]),
+    ("list its consumers' names", "CONSUMER.NAMES.{s}", [NOBODY; 5]),
+    ("make a reader without a name", "CONSUMER.CREATE.{s}", [NOBODY, NOBODY, NOBODY, &[G], NOBODY]),
+    ("make a reader of everything", "CONSUMER.CREATE.{s}.r", [NOBODY, &[W], NOBODY, NOBODY, NOBODY]),
+    ("make a reader of everything", "CONSUMER.CREATE.{s}.r.{wide}", [NOBODY, NOBODY, NOBODY, &[G], NOBODY]),
+    ("make a reader of a part", "CONSUMER.CREATE.{s}.r.{narrow}", [&[W], &[G], NOBODY, &[G], NOBODY]),
+    ("make a durable reader", "CONSUMER.DURABLE.CREATE.{s}.r", [NOBODY; 5]),
+    ("look at a reader", "CONSUMER.INFO.{s}.r", [&[W], &[G, W], NOBODY, NOBODY, NOBODY]),
+    ("read through a reader", "CONSUMER.MSG.NEXT.{s}.r", [&[W], &[G, W], NOBODY, NOBODY, NOBODY]),
+    ("delete a reader", "CONSUMER.DELETE.{s}.r", [&[W], &[G, W], NOBODY, &[G], NOBODY]),
+    ("pause a reader", "CONSUMER.PAUSE.{s}.r", [NOBODY; 5]),
+    ("set a reader back", "CONSUMER.RESET.{s}.r", [NOBODY; 5]),
+    ("another leader of a reader", "CONSUMER.LEADER.STEPDOWN.{s}.r", [NOBODY; 5]),
 ];
-const NARROW: [&str; 4] = ["cmd.7.>", "evt.{t}.>", "dlq.audit.>", "$KV.authz.{t}.>"];
-const WIDE: [&str; 4] = ["cmd.>", "evt.>", "dlq.>", "$KV.authz.>"];
+const NARROW: [&str; 5] = ["cmd.7.>", "evt.{t}.>", "dlq.audit.>", "$KV.authz.{t}.>", "$JS.EVENT.ADVISORY.CONSUMER.MAX_DELIVERIES.EVENTS.audit"];
+const WIDE: [&str; 5] = ["cmd.>", "evt.>", "dlq.>", "$KV.authz.>", ">"];
 
 /// A subject that is tried, and who may do it.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -66,6 +66,12 @@ pub struct Config {
     pub events_max_age: Duration,
     /// `CHANCERY_DEADLETTERS_MAX_BYTES`: size of the dead-letter stream. Default 256 MiB.
     pub deadletters_max_bytes: i64,
+    /// `CHANCERY_ADVISORIES_MAX_BYTES`: size at which ADVISORIES forgets the oldest. Default 16 MiB.
+    pub advisories_max_bytes: i64,
+    /// `CHANCERY_ADVISORIES_MAX_AGE_S`: how long ADVISORIES remembers what nats-server gave up delivering. Default 7 days.
+    pub advisories_max_age: Duration,
+    /// `CHANCERY_ADVISORIES_LOOK_MS`: how often a worker looks for something new there. Default 10000.
+    pub advisories_look: Duration,
     /// `CHANCERY_AUTHZ_AGE_S`: how long what a member may is remembered at most, by the bucket and by gateways; 300 at most. Default 300.
     pub authz_age: Duration,
     /// `CHANCERY_AUTHZ_MAX_BYTES`: size at which the bucket `authz` refuses more; gateways then ask PostgreSQL. Default 64 MiB.
@@ -287,6 +293,9 @@ impl Config {
             events_max_bytes: env.parsed("CHANCERY_EVENTS_MAX_BYTES", BYTES, -1)?,
             events_max_age: Duration::from_secs(env.parsed("CHANCERY_EVENTS_MAX_AGE_S", SECONDS, 0)?),
             deadletters_max_bytes: env.parsed("CHANCERY_DEADLETTERS_MAX_BYTES", BYTES, 256 << 20)?,
+            advisories_max_bytes: env.at_least("CHANCERY_ADVISORIES_MAX_BYTES", BYTES, 1, 16 << 20)?,
+            advisories_max_age: Duration::from_secs(env.at_least("CHANCERY_ADVISORIES_MAX_AGE_S", SECONDS, 1, 7 * 24 * 3_600)?),
+            advisories_look: env.millis("CHANCERY_ADVISORIES_LOOK_MS", 10_000)?,
             authz_age: Duration::from_secs(env.at_least("CHANCERY_AUTHZ_AGE_S", "a number of seconds from 1 to 300", 1, 300)?.min(300)),
             authz_max_bytes: env.at_least("CHANCERY_AUTHZ_MAX_BYTES", BYTES, 1, 64 << 20)?,
             authz_remembered: env.at_least("CHANCERY_AUTHZ_REMEMBERED", COUNT, 1, 100_000)?,

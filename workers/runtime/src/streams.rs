@@ -1,4 +1,4 @@
-//! The three streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently
+//! The four streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently
 //! changed when they exist, but for subjects that another version did not store yet.
 
 use std::{
@@ -43,7 +43,7 @@ fn base(config: &Config, name: &str, subjects: &[&str]) -> StreamConfig {
 }
 
 /// The settings of the streams.
-pub fn wanted(config: &Config) -> [StreamConfig; 4] {
+pub fn wanted(config: &Config) -> [StreamConfig; 5] {
     let commands = StreamConfig {
         max_bytes: config.commands_max_bytes,
         // An accepted command may never expire; the janitor purges what is decided.
@@ -69,7 +69,17 @@ pub fn wanted(config: &Config) -> [StreamConfig; 4] {
         deny_purge: false,
         ..base(config, names::DEADLETTERS, &names::DEADLETTERS_SUBJECTS)
     };
-    [commands, events, deadletters, authz_bucket(config)]
+    // The server cannot wait for room, and what is old has alarmed: the oldest go.
+    let advisories = StreamConfig {
+        max_bytes: config.advisories_max_bytes,
+        max_age: config.advisories_max_age,
+        discard: DiscardPolicy::Old,
+        deny_delete: false,
+        deny_purge: false,
+        duplicate_window: config.advisories_max_age.min(Duration::from_secs(120)),
+        ..base(config, names::ADVISORIES, &names::ADVISORIES_SUBJECTS)
+    };
+    [commands, events, deadletters, authz_bucket(config), advisories]
 }
 
 /// The stream behind the bucket of what members may: the last message of each key, as key-value buckets are. On file, because a restart

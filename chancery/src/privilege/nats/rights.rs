@@ -81,7 +81,7 @@ fn of_a_durable(name: &str) -> [String; 3] {
 
 /// Makes what is missing, looks at what is there, and lets streams store more subjects. It reads and deletes nothing.
 fn provisioner(manifest: &Manifest) -> Vec<String> {
-    let streams = [stream::COMMANDS, stream::EVENTS, stream::DEADLETTERS, authz::STREAM];
+    let streams = [stream::COMMANDS, stream::EVENTS, stream::DEADLETTERS, authz::STREAM, stream::ADVISORIES];
     let of_streams = streams.into_iter().flat_map(|stream| ["INFO", "CREATE", "UPDATE"].map(|verb| api(&format!("STREAM.{verb}.{stream}"))));
     let of_durables = manifest.names().flat_map(|name| {
         let events = stream::EVENTS;
@@ -121,7 +121,7 @@ fn gateway() -> Vec<String> {
 }
 
 /// Reads the partitions of COMMANDS, and EVENTS behind its fences; purges what is decided; publishes events, fences, dead letters, the
-/// commands of time, and outcomes to those who wait.
+/// commands of time, and outcomes to those who wait; tells what the server gave up delivering.
 fn worker() -> Vec<String> {
     let (commands, events) = (stream::COMMANDS, stream::EVENTS);
     let mut publish = vec![subjects::ANY_EVENT.to_owned(), subjects::ANY_FENCE.to_owned(), subjects::any_dead_letter(names::WORKER)];
@@ -132,6 +132,7 @@ fn worker() -> Vec<String> {
     publish.extend(reads(commands, Some(subjects::ANY_PARTITION)));
     publish.extend(reads(events, None));
     publish.extend([api(&format!("STREAM.PURGE.{commands}")), api(&format!("DIRECT.GET.{commands}"))]);
+    publish.extend(["STREAM.INFO", "DIRECT.GET"].map(|verb| api(&format!("{verb}.{}", stream::ADVISORIES))));
     publish
 }
 

@@ -3,6 +3,7 @@
 //! One loop decides; beside it run a reader for each partition, the lease keeper, and the publishing lane. While the lane publishes
 //! one transaction's events, the loop writes the next.
 
+mod advisories;
 mod ahead;
 pub mod backoff;
 mod batch;
@@ -60,7 +61,7 @@ pub(crate) struct Worker {
     avoided: Avoided,
     /// The epoch under which a partition was given away: an answer read before that is not news.
     handed_over: BTreeMap<u16, i64>,
-    /// Whether partition 0 is ours: its owner runs the scheduler and the janitor.
+    /// Whether partition 0 is ours: its owner runs the scheduler, the janitor and the alarms.
     first: Arc<AtomicBool>,
     /// Where the next round of taking starts, so that no partition is always first.
     turn: usize,
@@ -115,6 +116,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let keeper_task = tokio::spawn(keeper.run());
     let first = Arc::new(AtomicBool::new(false));
     let schedule = tokio::spawn(schedule::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
+    let alarms = tokio::spawn(advisories::run(config.clone(), context.clone(), first.clone(), stop.clone()));
     let janitor = tokio::spawn(janitor::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
     let deadletters = tokio::spawn(deadletter::run(context.clone(), pool.clone(), stop.clone()));
 
@@ -152,7 +154,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     }
     hard_stop.cancel();
     drop(worker);
-    for task in [lane_task, keeper_task, schedule, janitor, deadletters] {
+    for task in [lane_task, keeper_task, schedule, alarms, janitor, deadletters] {
         if tokio::time::timeout(Duration::from_secs(2), task).await.is_err() {
             tracing::debug!("a task did not end in time");
         }
