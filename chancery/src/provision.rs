@@ -205,6 +205,9 @@ async fn standing(config: &Config, manifest: &'static Manifest, client: &async_n
         items.push(match standing {
             streams::Standing::AsWanted => Item::new(Sign::Same, format!("stream {name}"), ""),
             streams::Standing::Missing => Item::new(Sign::Add, format!("stream {name}"), ""),
+            streams::Standing::Narrower(new) => {
+                Item::new(Sign::Change, format!("stream {name}"), &format!("it does not store {} yet", new.join(", ")))
+            }
             streams::Standing::Differs(how) => Item::new(Sign::Refused, format!("stream {name}"), &how),
         });
     }

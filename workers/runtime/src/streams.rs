@@ -135,6 +135,8 @@ pub enum Standing {
     AsWanted,
     /// It does not exist.
     Missing,
+    /// It does not store these subjects yet, which provisioning changes.
+    Narrower(Vec<String>),
     /// It has other settings, which nothing changes: how they differ.
     Differs(String),
 }
@@ -148,11 +150,16 @@ pub async fn standing(config: &Config, client: &async_nats::Client) -> Result<Ve
     let mut all = Vec::new();
     for wanted in wanted(config) {
         let found = look_at(&context, &wanted.name).await.map_err(|error| StartError::Nats(format!("cannot look at {}: {error}", wanted.name)))?;
-        let standing = match found.map(|found| verify(&wanted, &found.cached_info().config)) {
+        let standing = match &found {
             None => Standing::Missing,
-            Some(Ok(())) => Standing::AsWanted,
-            Some(Err(StartError::Settings { difference, .. })) => Standing::Differs(difference),
-            Some(Err(other)) => return Err(other),
+            Some(found) => match verify(&wanted, &found.cached_info().config) {
+                Ok(()) => match further(&wanted, &found.cached_info().config) {
+                    new if new.is_empty() => Standing::AsWanted,
+                    new => Standing::Narrower(new),
+                },
+                Err(StartError::Settings { difference, .. }) => Standing::Differs(difference),
+                Err(other) => return Err(other),
+            },
         };
         all.push((wanted.name, standing));
     }
