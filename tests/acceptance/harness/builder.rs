@@ -70,6 +70,11 @@ impl Builder {
         self
     }
 
+    /// Answers wait for the outcome, however slow the machine.
+    pub(crate) fn patient(self) -> Self {
+        self.env("CHANCERY_WAIT_MS", 60_000).env("CHANCERY_REQUEST_TIMEOUT_MS", 90_000)
+    }
+
     /// A PostgreSQL of its own, for tests that kill it.
     pub(crate) fn own_postgres(mut self) -> Self {
         self.own_postgres = true;

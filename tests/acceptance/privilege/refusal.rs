@@ -11,12 +11,7 @@ use chancery::{
 use hyper::Method;
 use serde_json::json;
 
-use crate::harness::{Answer, Builder, Stack, wait_until};
-
-/// A stack whose answers wait for the outcome, however slow the machine.
-fn patient() -> Builder {
-    Stack::builder().env("CHANCERY_WAIT_MS", 60_000).env("CHANCERY_REQUEST_TIMEOUT_MS", 90_000)
-}
+use crate::harness::{Answer, Stack, wait_until};
 
 /// What every user may do.
 fn allowed(user: User) -> Permissions {
@@ -93,7 +88,7 @@ async fn everything_is_audited(stack: &Stack) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_may_not_publish_says_so_and_publishes_when_it_may_again() {
-    let mut stack = patient().consumers(&[Consumer::Audit]).start().await;
+    let mut stack = Stack::builder().patient().consumers(&[Consumer::Audit]).start().await;
     create(&stack, 1).await.expect(201);
     everything_is_audited(&stack).await;
     stack.nats.reload(&without(User::Worker, &["evt.*.*.*"])).unwrap();
@@ -115,7 +110,7 @@ async fn a_worker_that_may_not_publish_says_so_and_publishes_when_it_may_again()
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_that_may_not_publish_says_so_at_once_and_takes_the_command_when_it_may_again() {
-    let mut stack = patient().env("CHANCERY_ACCEPT_DEADLINE_MS", 600_000).env("CHANCERY_PUBLISH_TIMEOUT_MS", 600_000).start().await;
+    let mut stack = Stack::builder().patient().env("CHANCERY_ACCEPT_DEADLINE_MS", 600_000).env("CHANCERY_PUBLISH_TIMEOUT_MS", 600_000).start().await;
     create(&stack, 1).await.expect(201);
     stack.nats.reload(&without(User::Gateway, &["cmd.*.*.*.*"])).unwrap();
     let mut number = 100;
@@ -138,7 +133,7 @@ async fn a_gateway_that_may_not_publish_says_so_at_once_and_takes_the_command_wh
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_consumer_that_may_not_read_says_so_and_goes_on_when_it_may_again() {
-    let mut stack = patient().consumers(&[Consumer::Audit]).start().await;
+    let mut stack = Stack::builder().patient().consumers(&[Consumer::Audit]).start().await;
     create(&stack, 1).await.expect(201);
     everything_is_audited(&stack).await;
     stack.nats.reload(&without(User::Consumer(Consumer::Audit), &["$JS.API.CONSUMER.MSG.NEXT.EVENTS.audit"])).unwrap();
@@ -153,7 +148,7 @@ async fn a_consumer_that_may_not_read_says_so_and_goes_on_when_it_may_again() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_may_not_hear_its_answers_says_so_and_goes_on_when_it_may_again() {
-    let mut stack = patient().workers(0).start().await;
+    let mut stack = Stack::builder().patient().workers(0).start().await;
     stack.nats.reload(&without(User::Worker, &["_INBOX_worker.>"])).unwrap();
     let environment: [(&str, &str); 0] = [];
     stack.add_unstarted("worker-1", Role::Worker, &environment);
@@ -166,7 +161,7 @@ async fn a_role_that_may_not_hear_its_answers_says_so_and_goes_on_when_it_may_ag
 
 #[tokio::test(flavor = "multi_thread")]
 async fn who_is_not_let_in_says_so() {
-    let mut stack = patient().workers(0).start().await;
+    let mut stack = Stack::builder().patient().workers(0).start().await;
     stack.add_unstarted("worker-1", Role::Worker, &[("CHANCERY_NATS_USER", "worker"), ("CHANCERY_NATS_PASSWORD", "wrong")]);
     stack.process("worker-1").start();
     says(&mut stack, "worker-1", "NATS does not let user worker in").await;
@@ -175,7 +170,7 @@ async fn who_is_not_let_in_says_so() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn without_the_provisioner_a_role_says_what_is_missing_and_gives_up() {
-    let mut stack = patient().gateways(0).workers(0).start().await;
+    let mut stack = Stack::builder().patient().gateways(0).workers(0).start().await;
     let jetstream = stack.jetstream().await;
     jetstream.get_stream("EVENTS").await.unwrap().delete_consumer("audit").await.unwrap();
     jetstream.delete_stream("COMMANDS").await.unwrap();

@@ -62,7 +62,7 @@ async fn refused(stack: &mut Stack, name: &str, owner: &str, times: usize) {
 #[tokio::test(flavor = "multi_thread")]
 async fn every_role_refuses_tables_that_a_newer_release_has_contracted_and_works_on_expanded_ones() {
     let consumers = [Consumer::Audit, Consumer::Logging];
-    let mut stack = Stack::builder().consumers(&consumers).env(LOOK.0, LOOK.1).start().await;
+    let mut stack = Stack::builder().patient().consumers(&consumers).env(LOOK.0, LOOK.1).start().await;
     tenant(&stack).await;
     // Contracted while they run: all of them drain, and end as failed.
     say(&stack, "core", "version = version + 2, oldest = version + 2").await;
@@ -96,7 +96,7 @@ async fn every_role_refuses_tables_that_a_newer_release_has_contracted_and_works
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_role_that_is_started_before_the_migration_waits_for_it() {
-    let mut stack = Stack::builder().gateways(0).workers(0).env(LOOK.0, LOOK.1).start().await;
+    let mut stack = Stack::builder().patient().gateways(0).workers(0).env(LOOK.0, LOOK.1).start().await;
     let database = format!("early_{}", std::process::id());
     stack.db().await.batch_execute(&format!("CREATE DATABASE {database}")).await.unwrap();
     let url = stack.database_url().rsplit_once('/').map(|(server, _)| format!("{server}/{database}")).unwrap();
@@ -141,7 +141,7 @@ async fn a_role_that_is_started_before_the_migration_waits_for_it() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_gateway_begins_without_postgresql_and_a_worker_does_not() {
-    let mut stack = Stack::builder().own_postgres().env(LOOK.0, LOOK.1).start().await;
+    let mut stack = Stack::builder().patient().own_postgres().env(LOOK.0, LOOK.1).start().await;
     let both = ["gateway", "worker-1"];
     for name in both {
         assert!(stack.stop(name), "{}", stack.log(name));
@@ -185,7 +185,7 @@ async fn expand(stack: &Stack) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_rolling_upgrade_under_load_loses_nothing_and_does_nothing_twice() {
-    let mut stack = Stack::builder().gateways(2).workers(2).consumers(&[Consumer::Audit]).env(LOOK.0, LOOK.1).start().await;
+    let mut stack = Stack::builder().patient().gateways(2).workers(2).consumers(&[Consumer::Audit]).env(LOOK.0, LOOK.1).start().await;
     without_duplicate_window(&stack).await;
     let (tenants, mut ids) = tenants(&stack, 20).await;
     let load = Load::endless(&stack, &tenants);
