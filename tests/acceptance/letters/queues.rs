@@ -150,6 +150,37 @@ async fn whoever_is_killed_between_the_queue_and_the_letter_does_it_again() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_letter_that_was_redriven_before_does_nothing_to_the_try_that_followed() {
+    let stack = Stack::builder().start().await;
+    let tenant = tenant(&stack).await;
+    let (follower, sick) = follower(&stack).await;
+    *sick.lock().unwrap() = "Sick";
+    renamed(&stack, &tenant, "Sick").await;
+    renamed(&stack, &tenant, "Behind").await;
+    letters(&stack, 1).await;
+    let given_up =
+        async |redrives: i64| count(&stack, &format!("SELECT count(*) FROM consumer_parked WHERE dead AND redrives = {redrives}")).await == 1;
+    for (number, arguments, what) in [
+        (1, &["redrive"][..], "it was redriven already"),
+        (2, &["discard", "--reason", "a test"], "the letter is gone; its event was redriven before"),
+    ] {
+        // Killed when its queue goes on, and the event fails once more: two letters about it.
+        let redriven = number.to_string();
+        let killed = command(&stack, &["dlq", "redrive", &redriven], &[("CHANCERY_FAILPOINT", "letter_acted=abort")]).output().await.unwrap();
+        assert_eq!(killed.status.code(), None, "it was not killed");
+        letters(&stack, 2).await;
+        wait_until("it is given up again", async || given_up(number).await).await;
+        let done = dlq(&stack, &[arguments, &[redriven.as_str()]].concat()).await.expect(0);
+        assert_eq!(done.out, format!("{number}: {what}\n"));
+        letters(&stack, 1).await;
+        assert!(given_up(number).await, "it did something to the event");
+    }
+    dlq(&stack, &["discard", "3", "--reason", "nobody needs it"]).await.expect(0);
+    effective(&stack, 1).await;
+    follower.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_a_consumer_in_order_could_not_read_waits_nowhere_and_is_not_redriven() {
     let stack = Stack::builder().start().await;
     let tenant = tenant(&stack).await;

@@ -122,6 +122,10 @@ impl Letters {
         context.set_timeout(config.publish_timeout);
         let stream = streams::get(&context, names::DEADLETTERS).await.map_err(LetterError::Unavailable)?;
         let database = store::connect(config, name, sql::OPERATOR).await.map_err(|error| LetterError::Unavailable(format!("database: {error}")))?;
+        // Behind a pool that drops what a session is told, every queue would look empty, and a letter would go while its event waits for ever.
+        if !sql::is_operator(&database).await? {
+            return Err(LetterError::Unavailable("the database does not take this session for an operator's".into()));
+        }
         Ok(Self { context, stream, database, timeout: config.publish_timeout, durables: OnceCell::new() })
     }
 

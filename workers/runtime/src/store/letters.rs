@@ -8,6 +8,14 @@ use tokio_postgres::{Client, Error, Row};
 /// What a session of an operator is told, so that it sees the rows of every tenant.
 pub const OPERATOR: &str = "-c chancery.operator=on";
 
+/// Whether this session sees the rows of every tenant.
+///
+/// # Errors
+/// Those of the connection.
+pub async fn is_operator(client: &Client) -> Result<bool, Error> {
+    Ok(client.query_one("SELECT is_operator()", &[]).await?.get(0))
+}
+
 /// An event in the queue of its aggregate.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parked {
