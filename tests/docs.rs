@@ -109,6 +109,7 @@ fn event(source: &str, entry: &EventEntry) -> String {
     line("consumers", list(entry.consumers.iter().copied()));
     line("audit action", format!("`{}`", entry.audit_action));
     line("personal fields", list(entry.personal.iter().copied()));
+    line("JSON Schema of `data`", format!("[schemas/events/{0}.json](schemas/events/{0}.json)", entry.event_type));
     text.push_str("\n| field of `data` | meaning |\n|---|---|\n");
     for (name, about) in fields {
         let _ = writeln!(text, "| `{name}` | {about} |");
@@ -123,8 +124,9 @@ fn the_docs_of_events_are_what_the_registry_says() {
     sources(&root().join("workers/aggregates/src"), &mut source);
     let mut text = String::from(
         "# Events\n\nMade from the registry (`workers/aggregates/src/registry.rs`), the doc comments of the events and the recorded samples; see \
-         `tests/docs.rs`. Do not edit.\n\nEvery event is a message of the stream `EVENTS` in the envelope that `subjects/src/event.rs` describes; \
-         below is its `data`, with everything\noptional filled. Personal fields are JSON pointers into `data`.\n\n| event | emitted by |",
+         `tests/docs.rs`. Do not edit.\n\nEvery event is a message of the stream `EVENTS` in the envelope that \
+         [schemas/envelope.json](schemas/envelope.json) describes; below is its `data`,\nwith everything optional filled. Personal fields are JSON \
+         pointers into `data`.\n\n| event | emitted by |",
     );
     for consumer in Consumer::ALL {
         let _ = write!(text, " {} |", consumer.name());

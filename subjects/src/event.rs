@@ -1,12 +1,13 @@
 //! The body of an event message.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use crate::{Actor, EventId, Kind, TenantId};
 
 /// A domain event as consumers see it. `D` is the event's own data: JSON where the reader takes everything, a type of its own otherwise.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Envelope<D = serde_json::Value> {
     /// Id; the same for ever, also when published again.
@@ -16,6 +17,7 @@ pub struct Envelope<D = serde_json::Value> {
     pub event_type: String,
     /// When it was decided; never runs backwards within a tenant.
     #[serde(with = "crate::timestamp")]
+    #[schemars(with = "crate::timestamp::Text")]
     pub timestamp: OffsetDateTime,
     /// Version of the form, `1.0`.
     pub version: String,

@@ -1,7 +1,8 @@
 //! Ids: `<prefix>_<uuid>`, lower case, one type each.
 
-use std::{fmt, hash::Hash, marker::PhantomData, str::FromStr};
+use std::{borrow::Cow, fmt, hash::Hash, marker::PhantomData, str::FromStr};
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use uuid::Uuid;
 
@@ -176,6 +177,23 @@ impl<'de, P: Prefix> Deserialize<'de> for Id<P> {
         deserializer.deserialize_str(Text("an id", str::parse))
     }
 }
+
+impl<P: Prefix> JsonSchema for Id<P> {
+    fn schema_name() -> Cow<'static, str> {
+        P::PREFIX.into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "pattern": format!("^{}_{UUID}$", P::PREFIX) })
+    }
+}
+
+/// A UUID as every id spells it, as a regular expression.
+pub(crate) const UUID: &str = "[0-9a-f]{8}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{4}-[0-9a-f]{12}";
 
 /// Reads a text into something without keeping it: ids and times are most of what a message holds.
 pub(crate) struct Text<T, E>(pub(crate) &'static str, pub(crate) fn(&str) -> Result<T, E>);

@@ -1,5 +1,8 @@
 //! RFC 3339 in UTC with milliseconds: `2026-11-22T10:00:00.123Z`. One precision everywhere, so that texts sort as times do.
 
+use std::borrow::Cow;
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserializer, Serializer};
 use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 
@@ -52,6 +55,23 @@ pub fn serialize<S: Serializer>(time: &OffsetDateTime, serializer: S) -> Result<
 /// A text that is no RFC 3339 time.
 pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<OffsetDateTime, D::Error> {
     deserializer.deserialize_str(crate::id::Text("an RFC 3339 time", |text| parse(text).ok_or("not an RFC 3339 time")))
+}
+
+/// Stands for such a time in JSON Schemas: `#[schemars(with = "subjects::timestamp::Text")]`.
+pub enum Text {}
+
+impl JsonSchema for Text {
+    fn schema_name() -> Cow<'static, str> {
+        "timestamp".into()
+    }
+
+    fn inline_schema() -> bool {
+        true
+    }
+
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "string", "format": "date-time" })
+    }
 }
 
 /// The same for `Option<OffsetDateTime>`.

@@ -71,9 +71,24 @@ async fn every_event_reaches_the_stream_and_every_declared_consumer() {
     assert!(table.holes().is_empty(), "{}", table.holes().join("\n"));
     assert_eq!(dead_letters(&stack).await, 0, "nothing was given up on");
 
+    every_event_fits_its_schema(&events);
     every_event_has_a_line_and_a_row(&stack, &events).await;
     // Read before the end of the story: acts that follow by themselves have followed.
     assert_eq!(published(&stack).await.len(), events.len(), "nothing came after the table was made");
+}
+
+/// What is published is what the schemas under docs/schemas/ say.
+fn every_event_fits_its_schema(events: &[Value]) {
+    for event in events {
+        let entry = registry::event(event["type"].as_str().unwrap()).unwrap();
+        let schema = aggregates::schema::message(entry);
+        let validator = jsonschema::draft202012::options().should_validate_formats(true).build(&schema).unwrap();
+        let errors: Vec<String> = validator.iter_errors(event).map(|error| format!("{}: {error}", error.instance_path())).collect();
+        assert_eq!(errors, [""; 0], "{event:#}");
+        let known = schema["properties"]["data"]["properties"].as_object().unwrap();
+        let unknown: Vec<&String> = event["data"].as_object().unwrap().keys().filter(|name| !known.contains_key(*name)).collect();
+        assert!(unknown.is_empty(), "{} has {unknown:?}, and its schema does not know it", entry.event_type);
+    }
 }
 
 /// What logging and audit say they have handled is there: a line, and a row with the action of the registry.

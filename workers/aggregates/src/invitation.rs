@@ -5,6 +5,7 @@ mod describing;
 mod offering;
 mod standing;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::Value;
 use subjects::{Actor, InvitationId, Kind, Role, TeamId, TenantId, UserId, timestamp};
@@ -56,7 +57,7 @@ pub enum Command {
 }
 
 /// How an invitation was taken back.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RemovalReason {
     /// Somebody took it back.
@@ -66,7 +67,7 @@ pub enum RemovalReason {
 }
 
 /// What can happen to an invitation.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum Event {
     /// It was made out.
@@ -92,6 +93,7 @@ pub enum Event {
         attributes: Attributes,
         /// When it ends.
         #[serde(with = "timestamp")]
+        #[schemars(with = "timestamp::Text")]
         expires_at: OffsetDateTime,
         /// SHA-256 of its token.
         token_hash: String,
@@ -119,6 +121,7 @@ pub enum Event {
         resend_count: u32,
         /// When it ends.
         #[serde(with = "timestamp")]
+        #[schemars(with = "timestamp::Text")]
         expires_at: OffsetDateTime,
         /// SHA-256 of its token.
         token_hash: String,
@@ -211,6 +214,7 @@ pub enum Event {
         email: Email,
         /// When it ended.
         #[serde(with = "timestamp")]
+        #[schemars(with = "timestamp::Text")]
         expires_at: OffsetDateTime,
         /// The inviter.
         created_by: Option<Actor>,

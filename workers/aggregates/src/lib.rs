@@ -17,6 +17,7 @@ mod needs;
 mod reason;
 pub mod registry;
 mod roster;
+pub mod schema;
 pub mod team;
 pub mod tenant;
 pub mod text;

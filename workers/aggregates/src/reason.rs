@@ -1,9 +1,10 @@
 //! The closed set of refusals.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why the domain says no. The code is part of the contract; a refusal is an answer and is never retried.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Reason {
     /// There is no such thing in this tenant.

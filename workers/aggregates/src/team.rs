@@ -5,6 +5,7 @@ mod grouping;
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use subjects::{Actor, InvitationId, Kind, Role, TeamId, TenantId, UserId};
 
@@ -83,7 +84,7 @@ pub enum Command {
 }
 
 /// What can happen to a team.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum Event {
     /// It came to be.
@@ -156,7 +157,7 @@ pub enum Event {
 }
 
 /// The fields of a team that changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changes {
     /// The name.

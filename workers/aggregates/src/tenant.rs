@@ -3,6 +3,7 @@
 mod configuring;
 mod event;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Role, UserId, derive};
 
@@ -16,7 +17,7 @@ pub use configuring::{Settings, SettingsPatch, Sso};
 pub use event::Event;
 
 /// What a tenant pays for; decides how many members it may have.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Plan {
     /// To try.
@@ -111,7 +112,7 @@ pub enum Command {
 }
 
 /// A field before and after.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change<T> {
     /// Before.
     pub old: T,
@@ -120,7 +121,7 @@ pub struct Change<T> {
 }
 
 /// The fields of a tenant that changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changes {
     /// The full name.

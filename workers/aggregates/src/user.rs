@@ -2,6 +2,7 @@
 
 mod standing;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Actor, Kind, Role, TenantId, UserId, timestamp};
 use time::OffsetDateTime;
@@ -55,7 +56,7 @@ pub enum Command {
 }
 
 /// What can happen to a user.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum Event {
     /// They came to be.
@@ -106,6 +107,7 @@ pub enum Event {
         reason: DeactivationReason,
         /// When; deletion waits from here on.
         #[serde(with = "timestamp")]
+        #[schemars(with = "timestamp::Text")]
         deactivated_at: OffsetDateTime,
     },
     /// They are back.
@@ -131,7 +133,7 @@ pub enum Event {
 }
 
 /// The fields of a user that changed.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase")]
 pub struct Changes {
     /// The name.

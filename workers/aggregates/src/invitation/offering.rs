@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Deserializer, Serialize, de};
 use subjects::{Authority, InvitationId, Role, TeamId, timestamp};
 use time::{Duration, OffsetDateTime};
@@ -10,7 +11,7 @@ use super::{Event, RemovalReason, State, Status, token_hash};
 use crate::{About, Emitted, Reason, Surroundings, attributes::Attributes, team, text::Email};
 
 /// How the invitation reaches the person.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum InvitationType {
     /// We mail it.

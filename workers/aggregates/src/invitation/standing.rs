@@ -1,5 +1,6 @@
 //! Where an invitation stands, and how its events move it.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Actor, Role, TeamId, UserId, timestamp};
 use time::OffsetDateTime;
@@ -8,7 +9,7 @@ use super::{Event, InvitationType};
 use crate::{Reason, attributes::Attributes};
 
 /// Where an invitation stands.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Status {
     /// Made out, not mailed yet.

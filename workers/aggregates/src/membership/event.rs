@@ -1,5 +1,6 @@
 //! What can happen to a membership.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Actor, InvitationId, Role, RoleId, TenantId, UserId};
 
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// How a membership ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RemovalReason {
     /// Somebody removed the member.
@@ -22,7 +23,7 @@ pub enum RemovalReason {
 }
 
 /// What can happen to a membership.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum Event {
     /// It began.

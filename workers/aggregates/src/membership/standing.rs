@@ -5,6 +5,7 @@
 //! what is not newer than what was followed last means nothing. It also names which of the user's stays it is meant for: what was told of
 //! an earlier one says nothing about the present one, which was looked at when it began.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Authority, UserId};
 
@@ -12,7 +13,7 @@ use super::{Command, Event, State};
 use crate::{About, Emitted, Reason, Surroundings};
 
 /// What the home tenant did. Its own words stay at home.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StandingReason {
     /// It suspended the user.

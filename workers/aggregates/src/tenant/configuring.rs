@@ -1,5 +1,6 @@
 //! How a tenant is set up: which notifications it wants, and where its people sign in.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::Role;
 
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// What a tenant may switch on or off.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "camelCase", default)]
 pub struct Settings {
     /// Whether people are told that their profile was changed.

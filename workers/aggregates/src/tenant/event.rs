@@ -1,5 +1,6 @@
 //! What can happen to a tenant.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::TenantId;
 
@@ -10,7 +11,7 @@ use crate::{
 };
 
 /// What can happen to a tenant.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(tag = "type", content = "data", rename_all_fields = "camelCase")]
 pub enum Event {
     /// It came to be.

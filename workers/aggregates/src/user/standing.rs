@@ -1,5 +1,6 @@
 //! Whether a user may act at all: suspended, deactivated, reactivated, and deleted some time after a deactivation.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use subjects::{Role, UserId};
 
@@ -7,7 +8,7 @@ use super::{Command, Event, State, Status};
 use crate::{About, Emitted, Reason, Surroundings, membership, team};
 
 /// Who wanted a deactivation.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeactivationReason {
     /// The user.
