@@ -92,6 +92,8 @@ enum Command {
         #[command(subcommand)]
         what: Option<Provision>,
     },
+    /// Prints the AsyncAPI document of the events, as gateways serve it under /asyncapi.json.
+    Asyncapi,
     /// Prints what every variable comes to and where from, without its secrets.
     Config,
     /// Access tokens for development and tests.
@@ -215,6 +217,10 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Init(options) => return initialise(&options),
         Command::Cluster(options) => return cluster::run(options),
         Command::Health { url } => return health::run(&url),
+        Command::Asyncapi => {
+            println!("{:#}", command_gateway::asyncapi());
+            return Ok(ExitCode::SUCCESS);
+        }
         other => other,
     };
     let config = Config::from_env()?;
@@ -246,7 +252,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Mail(Mail::Latest { token: true, to }) => println!("{}", mail::latest_token(&mail::folder(&config), to.as_deref())?),
         Command::Mail(Mail::Latest { token: false, to }) => println!("{}", mail::latest(&mail::folder(&config), to.as_deref())?),
         Command::Audit(Audit::Verify { tenant, heads }) => return verify(&config, tenant, heads.as_deref()),
-        Command::Guard(_) | Command::Token(Token::Keygen { .. }) | Command::Init(_) | Command::Cluster(_) | Command::Health { .. } => {}
+        Command::Guard(_)
+        | Command::Asyncapi
+        | Command::Token(Token::Keygen { .. })
+        | Command::Init(_)
+        | Command::Cluster(_)
+        | Command::Health { .. } => {}
     }
     Ok(ExitCode::SUCCESS)
 }

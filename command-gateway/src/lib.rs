@@ -11,6 +11,7 @@
 
 mod access;
 pub mod answer;
+mod asyncapi;
 mod auth;
 mod body;
 mod feed;
@@ -35,6 +36,7 @@ mod telemetry;
 mod timeline;
 pub mod view;
 
+pub use asyncapi::asyncapi;
 pub use link::{invitation_token, token_hash};
 pub use openapi::openapi;
 pub use route::{invitation::explain as explain_invitations, link::LinkView, policies};

@@ -11,7 +11,10 @@ use crate::{
 
 #[derive(OpenApi)]
 #[openapi(
-    info(title = "Chancery", description = "Multi-tenant identity and access backbone."),
+    info(
+        title = "Chancery",
+        description = "Multi-tenant identity and access backbone. What happens is told as events over NATS, which [/asyncapi.json](/asyncapi.json) describes."
+    ),
     paths(
         route::tenant::create,
         route::tenant::list,
@@ -98,6 +101,10 @@ pub fn openapi() -> Value {
     document["info"]["version"] = env!("CARGO_PKG_VERSION").into();
     document["components"]["securitySchemes"] = json!({ "bearer": { "type": "http", "scheme": "bearer", "bearerFormat": "JWT" } });
     document["components"]["parameters"] = headers();
+    // A bad item costs the others nothing: the request is accepted, and the item's result has the problem.
+    document["components"]["schemas"]["BulkInvitations"]["properties"]["invitations"]["items"] = json!({
+        "anyOf": [{ "$ref": "#/components/schemas/CreateInvitation" }, { "description": "Anything else: its result is a problem." }]
+    });
     for policy in route::policies() {
         let method = policy.method.name().to_ascii_lowercase();
         if let Some(operation) = document["paths"][policy.path].get_mut(&method).and_then(Value::as_object_mut) {
@@ -293,6 +300,18 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn one_of_many_invitations_may_be_wrong_in_itself() {
+        let many = &openapi()["components"]["schemas"]["BulkInvitations"]["properties"]["invitations"];
+        assert_eq!((&many["maxItems"], &many["items"]["anyOf"][0]["$ref"]), (&json!(100), &json!("#/components/schemas/CreateInvitation")));
+        assert!(many["items"]["anyOf"][1].get("type").is_none(), "{many}");
+    }
+
+    #[test]
+    fn the_page_of_documents_leads_to_the_events() {
+        assert!(openapi()["info"]["description"].as_str().unwrap().contains("(/asyncapi.json)"));
     }
 
     #[test]

@@ -27,6 +27,7 @@ pub(super) fn router() -> Router<Gateway> {
         .route("/metrics", get(metrics_text))
         .route("/version", get(version))
         .route("/openapi.json", get(openapi))
+        .route("/asyncapi.json", get(asyncapi))
         .route("/problems/{code}", get(problem))
         .merge(SwaggerUi::new("/docs").config(Config::from("/openapi.json").validator_url("none")))
 }
@@ -48,6 +49,11 @@ async fn version() -> Response {
 async fn openapi() -> Response {
     static TEXT: OnceLock<String> = OnceLock::new();
     crate::answer::json(TEXT.get_or_init(|| crate::openapi::openapi().to_string()).as_str())
+}
+
+async fn asyncapi() -> Response {
+    static TEXT: OnceLock<String> = OnceLock::new();
+    crate::answer::json(TEXT.get_or_init(|| crate::asyncapi::asyncapi().to_string()).as_str())
 }
 
 async fn problem(Path(code): Path<String>) -> Response {

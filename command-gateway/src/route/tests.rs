@@ -224,7 +224,7 @@ async fn every_type_of_problem_is_served_and_the_documents_are_there_offline() {
         let (status, headers, _) = client.send("GET", &format!("/problems/{}", code.name()), &[], "").await;
         assert_eq!((status.as_u16(), headers["content-type"].to_str().unwrap()), (200, "text/html; charset=utf-8"));
     }
-    for path in ["/openapi.json", "/docs/", "/version", "/livez", "/metrics"] {
+    for path in ["/openapi.json", "/asyncapi.json", "/docs/", "/version", "/livez", "/metrics"] {
         assert_eq!(client.send("GET", path, &[], "").await.0, 200, "{path}");
     }
     let (status, _, body) = client.send("GET", "/readyz", &[], "").await;
