@@ -149,6 +149,36 @@ fn the_docs_of_events_are_what_the_registry_says() {
 }
 
 #[test]
+fn the_rules_for_consumers_name_every_right_header_and_reason() {
+    use chancery::privilege::nats::{SAMPLE, User, permissions};
+    use subjects::header;
+    let text = fs::read_to_string(root().join("docs/consumers.md")).unwrap();
+    let rights = permissions(User::Team);
+    let rights = rights.publish.iter().chain(&rights.subscribe).map(|subject| subject.replace(SAMPLE.name, "<you>"));
+    let headers = [
+        header::MESSAGE_ID,
+        header::TENANT,
+        header::TYPE,
+        header::AGGREGATE_ID,
+        header::SEQUENCE,
+        header::LATE,
+        header::TRACEPARENT,
+        header::TRACESTATE,
+        header::CONTENT_TYPE,
+        header::CONSUMER,
+        header::REASON,
+        header::ERROR,
+        header::DELIVERIES,
+        header::ORIGIN_STREAM,
+        header::ORIGIN_SEQUENCE,
+    ];
+    let reasons = ["undecodable", "mismatch", "poison", "exhausted"];
+    let words = rights.chain(headers.into_iter().chain(reasons).map(str::to_owned));
+    let missing: Vec<String> = words.filter(|word| !text.contains(&format!("`{word}`"))).collect();
+    assert!(missing.is_empty(), "docs/consumers.md says nothing of {missing:?}");
+}
+
+#[test]
 fn the_docs_of_problems_are_what_the_gateway_serves() {
     let mut index = String::from(
         "# Problems\n\nEvery answer that is not a success has one of these codes. Made from the gateway, which serves the same pages under \
