@@ -150,11 +150,15 @@ fn the_docs_of_events_are_what_the_registry_says() {
 
 #[test]
 fn the_rules_for_consumers_name_every_right_header_and_reason() {
-    use chancery::privilege::nats::{SAMPLE, User, permissions};
+    use chancery::{
+        manifest::Manifest,
+        privilege::nats::{User, permissions},
+    };
     use subjects::header;
+    const SAMPLE: &str = "sample-team";
     let text = fs::read_to_string(root().join("docs/consumers.md")).unwrap();
-    let rights = permissions(User::Team);
-    let rights = rights.publish.iter().chain(&rights.subscribe).map(|subject| subject.replace(SAMPLE.name, "<you>"));
+    let rights = permissions(Manifest::with_examples(), User::Team(SAMPLE));
+    let rights = rights.publish.iter().chain(&rights.subscribe).map(|subject| subject.replace(SAMPLE, "<you>"));
     let headers = [
         header::MESSAGE_ID,
         header::TENANT,

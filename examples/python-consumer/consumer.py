@@ -125,7 +125,7 @@ class Consumer:
         try:
             return await self.stream.consumer_info(STREAM, self.durable)
         except NotFoundError:
-            raise SystemExit(f"there is no durable {self.durable}: `chancery provision --sample` makes it") from None
+            raise SystemExit(f"there is no durable {self.durable}: declare it in a manifest, `chancery provision` makes it") from None
         except (Timeout, APIError):
             self._check_refusal()
             raise
@@ -155,7 +155,7 @@ class Consumer:
         """Does what one event means. What can never be done, or fails again and again, is told as a dead letter: reason, words, tries."""
         for tries in range(1, TRIES + 1):
             try:
-                event = decode(message)
+                event = decode(message, self.durable)
                 # In a thread, so that the loop goes on telling the server that we are at it.
                 if self.work_seconds:
                     await asyncio.to_thread(time.sleep, self.work_seconds)
@@ -233,13 +233,14 @@ class Consumer:
             raise Refused(f"user {self.durable} may not do this: {self.refusal}")
 
 
-def decode(message: Msg) -> Event:
+def decode(message: Msg, durable: str) -> Event:
     """The event in a message. What permissions were checked against is the subject, so the body must say the same."""
     try:
         event = Event.of(json.loads(message.data))
     except ValueError as error:
         raise Poison("undecodable", "the body is no JSON") from error
-    if message.subject != f"evt.{event.tenant_id}.{event.type}":
+    # It comes on our own subject when an operator lets a dead letter of ours be tried again.
+    if message.subject not in (f"evt.{event.tenant_id}.{event.type}", f"redrive.{durable}.{event.tenant_id}.{event.type}"):
         raise Poison("mismatch", "the subject is not the event's own")
     return event
 

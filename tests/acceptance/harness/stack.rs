@@ -10,6 +10,7 @@ use std::{
 use chancery::{
     chaos::{proxy::Proxy, reach::Part},
     connect,
+    manifest::Manifest,
     privilege::nats::User,
     provision,
     role::Role,
@@ -156,11 +157,11 @@ impl Stack {
         provision::run(&config).unwrap()
     }
 
-    /// Makes the durable of the sample of another team's consumer, as `chancery provision --sample` does it.
+    /// Makes the durables of the examples, too, as `up` does it.
     pub(crate) fn provision_sample(&self) {
         let mut config = self.config();
         config.nats_url = Secret::new(self.nats.url_as(User::Provisioner));
-        blocking(|| provision::sample(&config)).unwrap();
+        blocking(|| provision::with(&config, Manifest::with_examples())).unwrap();
     }
 
     /// Where mail lands when the notifier runs.

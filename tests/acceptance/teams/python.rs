@@ -35,7 +35,7 @@ impl Python {
     /// Not started yet.
     pub(super) fn of(stack: &Stack, more: &[&str]) -> Self {
         let more = more.iter().map(|argument| (*argument).to_owned()).collect();
-        Self { folder: fresh_folder("python"), url: stack.nats.url_as(User::Team), more, child: None }
+        Self { folder: fresh_folder("python"), url: stack.nats.url_as(User::Team("sample-team")), more, child: None }
     }
 
     pub(super) fn start(&mut self) {

@@ -11,7 +11,10 @@ use serde_json::{Value, json};
 use subjects::stream as names;
 
 use super::python::{Python, event};
-use crate::harness::{Stack, wait_until};
+use crate::{
+    harness::{Stack, wait_until},
+    recovery::run,
+};
 
 const TENANTS: u128 = 10;
 const INVITATIONS: u128 = 2_000;
@@ -170,6 +173,13 @@ async fn a_consumer_in_python_puts_poison_aside_and_handles_what_the_stack_decid
     ] {
         assert_eq!(headers.get(name).map(async_nats::HeaderValue::as_str), Some(value.as_str()), "{name}");
     }
+    // What an operator lets be tried again comes on a subject of its own, and is told the same about.
+    run(&stack, &["dlq", "redrive", "3"]).await.expect(0);
+    let stream = jetstream.get_stream(names::DEADLETTERS).await.unwrap();
+    wait_until("the letter of the second try", async || stream.get_raw_message(4).await.is_ok()).await;
+    let again = stream.get_raw_message(4).await.unwrap();
+    let header = |name: &str| again.headers.get(name).map(|value| value.as_str().to_owned());
+    assert_eq!((header("Chancery-Redrives").as_deref(), header("Chancery-Reason").as_deref()), (Some("1"), Some("poison")));
     assert!(python.stop());
 }
 
