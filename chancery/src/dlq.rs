@@ -148,6 +148,9 @@ pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
                 show::letter(&letter, &letters.standing(&letter).await?, &letters.history_of(&letter).await?, json);
             }
             Command::Redrive { numbers, only, all, dry_run, who } => {
+                if !numbers.is_empty() && only.letter_type.is_some() {
+                    bail!("--type goes with --consumer");
+                }
                 let who = who.name()?;
                 let told = async |number| tell(number, redrive(&letters, number, &who, dry_run).await);
                 return Ok(if numbers.is_empty() { each_of(&letters, &only.wanted(None), all, told).await? } else { each(numbers, told).await });

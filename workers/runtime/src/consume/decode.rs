@@ -127,6 +127,18 @@ mod tests {
     }
 
     #[test]
+    fn what_a_repair_published_and_what_is_tried_anew_may_come_behind_its_successors() {
+        let out_of_turn = |name: &str, value: &str| {
+            let mut headers = HeaderMap::new();
+            headers.insert(name, value);
+            serde_json::from_str(BODY).map(|envelope| Event::new(envelope, 40, headers).is_out_of_turn()).ok()
+        };
+        assert_eq!(out_of_turn(header::TENANT, "tenant_1"), Some(false));
+        assert_eq!(out_of_turn(header::LATE, "true"), Some(true));
+        assert_eq!(out_of_turn(header::REDRIVES, "1"), Some(true));
+    }
+
+    #[test]
     fn a_body_under_another_tenants_subject_is_a_mismatch() {
         let subject = "evt.tenant_00000000-0000-7000-8000-000000000009.tenant.activated";
         assert_eq!(envelope(subject, BODY.as_bytes()), Err(DecodeError::Mismatch));
