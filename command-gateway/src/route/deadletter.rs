@@ -116,9 +116,10 @@ fn asked(params: &Params) -> Result<(Wanted, u64, usize), Problem> {
                 Ok(tenant) => wanted.tenant = Some(tenant),
                 Err(_) => wrong.push(FieldError::new(place, "must be the id of a tenant")),
             },
-            "after" => match value.parse() {
-                Ok(number) => after = number,
-                Err(_) => wrong.push(FieldError::new(place, "must be a number")),
+            // As the document has it, which knows no greater numbers.
+            "after" => match value.parse().ok().filter(|number| i64::try_from(*number).is_ok()) {
+                Some(number) => after = number,
+                None => wrong.push(FieldError::new(place, "must be a number")),
             },
             "limit" => match value.parse() {
                 Ok(number) if (1..=LIMIT.0).contains(&number) => limit = number,
