@@ -6,6 +6,8 @@ use async_nats::jetstream::stream::Stream;
 use futures_util::TryStreamExt as _;
 use tokio_postgres::{Client, NoTls};
 
+use crate::role::Consumer;
+
 /// One consumer.
 #[derive(Debug, Default)]
 struct Place {
@@ -34,7 +36,8 @@ impl Positions {
     pub(super) async fn look(&mut self) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
         let mut consumers = self.stream.consumers();
         while let Some(info) = consumers.try_next().await? {
-            let Some(name) = info.config.durable_name else { continue };
+            // Another team's program may not be running, and nobody waits for it here.
+            let Some(name) = info.config.durable_name.filter(|name| Consumer::ALL.iter().any(|ours| ours.name() == name)) else { continue };
             let mut filters = info.config.filter_subjects;
             filters.extend(Some(info.config.filter_subject).filter(|filter| !filter.is_empty()));
             self.places.insert(name, Place { filters, position: info.ack_floor.stream_sequence });
