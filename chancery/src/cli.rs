@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, chaos, cluster, dlq, events,
+    bench, chaos, cluster, connect, dlq, events,
     guard::Guard,
     health, init, mail,
     manifest::Manifest,
@@ -295,9 +295,7 @@ fn role_passwords(config: &Config, folder: Option<&Path>) -> anyhow::Result<migr
 }
 
 fn migrate(config: &Config, passwords: Option<&Path>, wait: Duration) -> anyhow::Result<()> {
-    if config.database_url.expose().is_empty() {
-        bail!("DATABASE_URL is not set");
-    }
+    connect::needs_database(config)?;
     let passwords = role_passwords(config, passwords)?;
     let report = patiently(wait, migrate::may_pass, || migrate::with_passwords(config.database_url.expose(), &passwords))?;
     for name in &report.applied {
@@ -314,9 +312,7 @@ fn migrate(config: &Config, passwords: Option<&Path>, wait: Duration) -> anyhow:
 
 /// Prints a line for every whole chain, its head, and one for every broken one.
 fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&Path>) -> anyhow::Result<ExitCode> {
-    if config.database_url.expose().is_empty() {
-        bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
-    }
+    connect::needs_database(config)?;
     let published = match heads {
         None => Vec::new(),
         Some(path) => {
@@ -325,8 +321,7 @@ fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&Path>) -> an
             text.lines().filter(|line| line.starts_with("tenant_")).map(str::parse).collect::<Result<Vec<audit::Head>, _>>()?
         }
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    let report = runtime.block_on(audit::verify(config.database_url.expose(), tenant, &published))?;
+    let report = role::runtime_on(Some(1))?.block_on(audit::verify(config.database_url.expose(), tenant, &published))?;
     for head in &report.heads {
         println!("{head}");
     }

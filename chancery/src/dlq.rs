@@ -4,17 +4,16 @@ mod show;
 
 use std::process::ExitCode;
 
-use anyhow::{Context as _, bail};
+use anyhow::bail;
 use clap::{Args, Subcommand};
 use runtime::{
     Config,
     letters::{Done, LetterError, Letters, Wanted},
-    nats,
 };
 use subjects::TenantId;
 
-/// Whose rights these commands need.
-const USER: &str = subjects::user::OPERATOR;
+use crate::connect;
+
 /// Letters that are redriven in one go, unless all are asked for.
 const AT_ONCE: usize = 100;
 
@@ -129,13 +128,7 @@ impl Who {
 /// # Errors
 /// NATS or the database cannot be used.
 pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    if config.database_url.expose().is_empty() {
-        bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
-    }
-    runtime::failpoint::arm(config.failpoint.as_deref());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async {
-        let connection = nats::connect(config, "dlq", USER).await?;
+    connect::as_operator(config, "dlq", async |connection| {
         let letters = Letters::open(config, &connection.client, "chancery dlq").await?;
         match command {
             Command::Ls { only, tenant, after, limit, json } => {

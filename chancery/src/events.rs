@@ -2,7 +2,7 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use clap::Subcommand;
 use runtime::{
     Config, nats,
@@ -10,10 +10,8 @@ use runtime::{
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
-use crate::{manifest::Manifest, provision};
+use crate::{connect, manifest::Manifest, provision};
 
-/// Whose rights these commands need.
-const USER: &str = subjects::user::OPERATOR;
 /// How often a rebuild looks how far the workers are.
 const LOOK: Duration = Duration::from_millis(500);
 /// Findings shown one by one; `--json` has more of them.
@@ -59,27 +57,19 @@ fn time(text: &str) -> Result<OffsetDateTime, String> {
 /// # Errors
 /// NATS or the database cannot be used, or there is nothing to say that could be relied on.
 pub fn run(config: &Config, command: Command) -> anyhow::Result<ExitCode> {
-    if config.database_url.expose().is_empty() {
-        bail!("DATABASE_URL is not set (`. .chancery/env` sets it for `up`)");
-    }
-    runtime::failpoint::arm(config.failpoint.as_deref());
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().context("starting the runtime")?;
-    runtime.block_on(async {
-        let connection = nats::connect(config, "events", USER).await?;
-        match command {
-            Command::Reconcile { dry_run, json } => {
-                let report = repair::reconcile(config, &connection, !dry_run).await?;
-                if json {
-                    println!("{}", serde_json::to_string(&report)?);
-                } else {
-                    show(&report);
-                }
-                Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    connect::as_operator(config, "events", async |connection| match command {
+        Command::Reconcile { dry_run, json } => {
+            let report = repair::reconcile(config, &connection, !dry_run).await?;
+            if json {
+                println!("{}", serde_json::to_string(&report)?);
+            } else {
+                show(&report);
             }
-            Command::Rebuild { replace, since, dry_run, json } => {
-                let wanted = Wanted { replace: replace || dry_run, since };
-                rebuild(config, &connection, wanted, dry_run, json).await.map(|()| ExitCode::SUCCESS)
-            }
+            Ok(if report.is_well() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+        }
+        Command::Rebuild { replace, since, dry_run, json } => {
+            let wanted = Wanted { replace: replace || dry_run, since };
+            rebuild(config, &connection, wanted, dry_run, json).await.map(|()| ExitCode::SUCCESS)
         }
     })
 }

@@ -225,7 +225,7 @@ mod tests {
         let why = refused(&[("filters", "[\"evt.*.user.craeted\"]")]);
         assert!(why.starts_with("billing: \"evt.*.user.craeted\" matches no event of the registry") && why.contains("user.created"), "{why}");
         assert!(refused(&[("filters", "[\"evt.*.users.>\"]")]).contains("matches no event"));
-        assert!(refused(&[("filters", "[\"evt.acme.user.>\"]")]).contains("neither a tenant's id"));
+        assert!(refused(&[("filters", "[\"evt.acme.user.>\"]")]).contains("a tenant is named by its id"));
         assert!(refused(&[("filters", "[\"cmd.>\"]")]).contains("evt.<tenant>.<topic>.<event>"));
         assert!(refused(&[("filters", "[]")]).contains("no filter"));
         assert!(refused(&[("filters", "[\"evt.*.user.>\", \"evt.*.user.created\"]")]).contains("overlap"));

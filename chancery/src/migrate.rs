@@ -9,6 +9,7 @@ use postgres::{Client, NoTls, error::SqlState};
 use refinery::{Migration, Runner, error::Kind};
 
 use crate::{
+    connect::database_session,
     manifest::{Entry, Manifest},
     schema::Versions,
 };
@@ -106,9 +107,7 @@ pub fn with_passwords(url: &str, passwords: &Passwords) -> anyhow::Result<Report
 
 /// One attempt; what it applied before it failed is in the report, too, because it stays applied.
 fn once(url: &str, passwords: &Passwords, report: &mut Report) -> anyhow::Result<()> {
-    let mut config: postgres::Config = url.parse().context("DATABASE_URL is not a PostgreSQL URL")?;
-    config.application_name("chancery-migrate").connect_timeout(Duration::from_secs(10));
-    let mut client = connect(&config)?;
+    let mut client = connect(&database_session(url, "chancery-migrate")?)?;
     client.batch_execute("SET lock_timeout = '60s'")?;
     client.execute("SELECT pg_advisory_lock($1)", &[&LOCK]).context("waiting for another migration")?;
     create_roles(&mut client)?;

@@ -23,6 +23,7 @@ use crate::{
     connect,
     manifest::{Entry, Manifest},
     migrate::Passwords,
+    role,
 };
 
 /// What was made.
@@ -143,7 +144,8 @@ pub fn apply(config: &Config, passwords: &Passwords) -> anyhow::Result<Made> {
 /// # Errors
 /// PostgreSQL cannot be reached, or a schema is somebody else's.
 pub fn teams(config: &Config, manifest: &Manifest, passwords: &Passwords) -> anyhow::Result<usize> {
-    let mut database = database(config)?.context("DATABASE_URL is not set")?;
+    connect::needs_database(config)?;
+    let Some(mut database) = database(config)? else { return Ok(0) };
     let items = postgres::apply(&mut database, manifest, passwords)?;
     Ok(items.iter().filter(|item| matches!(item.sign, Sign::Add | Sign::Change)).count())
 }
@@ -156,8 +158,7 @@ fn on_nats<T>(config: &Config, work: impl AsyncFnOnce(async_nats::Client) -> Res
         let named = |error| if let StartError::Nats(text) = error { StartError::Nats(nats::named(text, started)) } else { error };
         Ok(work(client).await.map_err(named)?)
     };
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    runtime.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))
+    role::runtime_on(Some(1))?.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))
 }
 
 fn database(config: &Config) -> anyhow::Result<Option<Client>> {
@@ -165,7 +166,7 @@ fn database(config: &Config) -> anyhow::Result<Option<Client>> {
     if url.is_empty() {
         return Ok(None);
     }
-    Client::connect(url, NoTls).context("connecting to PostgreSQL").map(Some)
+    connect::database_session(url, "chancery-provision")?.connect(NoTls).context("connecting to PostgreSQL").map(Some)
 }
 
 /// True for an error that may be over in a moment: the servers are not there, or have no leader yet.
@@ -214,6 +215,8 @@ async fn standing(config: &Config, manifest: &'static Manifest, client: &async_n
     for entry in durables(manifest) {
         let what = format!("durable {}", entry.name);
         let standing = entry.durable().standing(&context, config).await?;
+        let besides = (!standing.besides.is_empty()).then(|| format!("takes {} besides; nothing narrows it", standing.besides.join(", ")));
+        let besides = besides.map(|detail| Item::new(Sign::Stray, what.clone(), &detail));
         if standing.is_missing {
             items.push(Item::new(Sign::Add, what, &entry.filters.join(", ")));
         } else if standing.is_as_wanted() {
@@ -223,6 +226,7 @@ async fn standing(config: &Config, manifest: &'static Manifest, client: &async_n
         } else {
             items.push(Item::new(Sign::Refused, what, &standing.fixed.join("; ")));
         }
+        items.extend(besides);
     }
     items.extend(strays(manifest, &context).await?);
     Ok(items)

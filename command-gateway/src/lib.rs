@@ -26,6 +26,8 @@ mod openapi;
 pub mod permission;
 pub mod policy;
 pub mod problem;
+#[cfg(test)]
+mod references;
 mod request;
 mod route;
 mod server;

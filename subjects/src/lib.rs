@@ -19,6 +19,6 @@ pub use id::{CommandId, EventId, Id, IdError, InvitationId, RoleId, ServiceId, S
 pub use kind::{Kind, Role};
 pub use subject::{
     ANY_COMMAND, ANY_DEAD_LETTER, ANY_EVENT, ANY_FENCE, ANY_PARTITION, ANY_REDRIVE, ANY_TENANT, CommandSubject, DeadLetterSubject, EventFilter,
-    EventSubject, PLATFORM, PROBE, RedriveSubject, SubjectError, any_dead_letter, any_tenants, command, command_filter, dead_letter,
+    EventSubject, FilterParts, PLATFORM, PROBE, RedriveSubject, SubjectError, any_dead_letter, any_tenants, command, command_filter, dead_letter,
     dead_letter_worker, dead_letters, event, fence, is_consumer, is_type, matches, partition, redrive, redrives,
 };

@@ -248,6 +248,51 @@ impl EventFilter<'_> {
     }
 }
 
+/// The parts of a filter of events as somebody has written it; none where it takes any.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FilterParts<'a> {
+    /// The tenant's id as text, or [`PLATFORM`].
+    pub tenant: Option<&'a str>,
+    /// One topic only.
+    pub topic: Option<&'a str>,
+    /// One event only (as its last token).
+    pub event: Option<&'a str>,
+}
+
+impl<'a> FilterParts<'a> {
+    /// Reads a filter.
+    ///
+    /// # Errors
+    /// [`SubjectError`] for what is no filter of events. Whether there are such events is another question.
+    pub fn parse(filter: &'a str) -> Result<Self, SubjectError> {
+        let error = SubjectError("evt.<tenant>.<topic>.<event>, with `*` for any token and `>` for the rest");
+        let rest = filter.strip_prefix("evt.").ok_or(error.clone())?;
+        let mut parts = [None; 3];
+        let mut tokens = rest.split('.');
+        for part in &mut parts {
+            match tokens.next() {
+                Some(">") => return if tokens.next().is_none() { Self::of(parts).ok_or(error) } else { Err(error) },
+                Some("*") => {}
+                Some(token) if is_token(token) => *part = Some(token),
+                _ => return Err(error),
+            }
+        }
+        // A `>` takes one token at least, and there is no fourth.
+        if tokens.next().is_none() { Self::of(parts).ok_or(error) } else { Err(error) }
+    }
+
+    fn of([tenant, topic, event]: [Option<&'a str>; 3]) -> Option<Self> {
+        let known = tenant.is_none_or(|tenant| tenant == PLATFORM || tenant.parse::<TenantId>().is_ok());
+        known.then_some(Self { tenant, topic, event })
+    }
+
+    /// Whether it takes events of this type, of whichever tenant it is for.
+    pub fn takes(&self, event_type: &str) -> bool {
+        let (topic, event) = event_type.split_once('.').unwrap_or((event_type, ""));
+        self.topic.is_none_or(|one| one == topic) && self.event.is_none_or(|one| one == event)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -272,6 +317,26 @@ mod tests {
         }
         for subject in ["evt.platform.user", "evt.platform.user.created.more", "evt.*.user.created", "evt.nobody.user.created", "fence.3"] {
             assert!(EventSubject::parse(subject).is_err(), "{subject}");
+        }
+    }
+
+    #[test]
+    fn a_written_filter_is_read_as_the_server_would_match_it() {
+        let parts = |tenant, topic, event| Ok(FilterParts { tenant, topic, event });
+        assert_eq!(FilterParts::parse("evt.>"), parts(None, None, None));
+        assert_eq!(FilterParts::parse("evt.*.*.>"), parts(None, None, None));
+        assert_eq!(FilterParts::parse("evt.platform.user.>"), parts(Some("platform"), Some("user"), None));
+        assert_eq!(FilterParts::parse("evt.*.*.created"), parts(None, None, Some("created")));
+        for wrong in
+            ["", "evt", "evt.", "cmd.>", "evt.*", "evt.*.user", "evt.*.user.created.more", "evt.*.user.created.>", "evt.>.user", "evt.nobody.>"]
+        {
+            assert!(FilterParts::parse(wrong).is_err(), "{wrong}");
+        }
+        for (filter, event_type) in
+            [("evt.>", "user.created"), ("evt.*.user.>", "user.created"), ("evt.*.*.created", "user.created"), ("evt.*.team.>", "user.created")]
+        {
+            let subject = event(TenantId::new(uuid::Uuid::from_u128(5)), event_type);
+            assert_eq!(FilterParts::parse(filter).map(|parts| parts.takes(event_type)), Ok(matches(filter, &subject)), "{filter}");
         }
     }
 

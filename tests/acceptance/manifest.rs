@@ -137,6 +137,16 @@ async fn what_teams_declare_is_planned_made_and_verified() {
     // Its own redrives are one.
     assert_eq!((found.max_ack_pending, found.filter_subjects.len()), (128, 4));
 
+    // Filters stay, whatever else is changed: a replica of the version before may be running.
+    file.write(&later.replace(", \"evt.*.tenant.suspended\"", "").replace("max_ack_pending = 128", "max_ack_pending = 32"));
+    let plan = file.provision(&stack, "plan").await.expect(0);
+    assert!(has(&plan, '~', "durable sales", "max ack pending should be 32 and is 128"), "{}", plan.out);
+    assert!(has(&plan, '?', "durable sales", "takes evt.*.tenant.suspended besides; nothing narrows it"), "{}", plan.out);
+    file.provision(&stack, "apply").await.expect(0);
+    let durable: jetstream::consumer::PullConsumer = stack.jetstream().await.get_consumer_from_stream("sales", "EVENTS").await.unwrap();
+    let found = &durable.cached_info().config;
+    assert_eq!((found.max_ack_pending, found.filter_subjects.len()), (32, 4));
+
     // What may not is named, and then nothing is done at all.
     file.write(&later.replace("start = \"new\"", "start = \"all\"").replace("name = \"billing\"", "name = \"invoices\""));
     let plan = file.provision(&stack, "plan").await.expect(0);

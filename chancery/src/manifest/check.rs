@@ -4,7 +4,7 @@ use std::{collections::BTreeSet, ops::RangeInclusive, time::Duration};
 
 use aggregates::registry;
 use runtime::consume::Order;
-use subjects::{PLATFORM, TenantId, user};
+use subjects::{FilterParts, PLATFORM, user};
 
 use super::Entry;
 
@@ -87,28 +87,19 @@ fn filters(filters: &[&'static str]) -> Vec<String> {
 
 /// What is wrong with one filter.
 fn filter_alone(filter: &str) -> Option<String> {
-    let tokens: Vec<&str> = filter.split('.').collect();
-    let is_token = |token: &&str| !token.is_empty() && token.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-*>".contains(&byte));
-    if tokens[0] != "evt" || tokens.len() < 2 || !tokens.iter().all(is_token) {
-        return Some(format!(
-            "{filter:?} is no filter of events: they are evt.<tenant>.<topic>.<event>, with `*` for any token and `>` for the rest"
-        ));
-    }
-    let tenant = match tokens[1] {
-        "*" | ">" => PLATFORM.to_owned(),
-        one if one == PLATFORM || one.parse::<TenantId>().is_ok() => one.to_owned(),
-        other => return Some(format!("{filter:?}: {other:?} is neither a tenant's id, nor {PLATFORM}, nor `*`")),
+    let parts = match FilterParts::parse(filter) {
+        Ok(parts) => parts,
+        Err(error) => return Some(format!("{filter:?} is {error}; a tenant is named by its id, or {PLATFORM}")),
     };
-    let subject = |event_type: &str| format!("evt.{tenant}.{event_type}");
-    if registry::EVENTS.iter().any(|event| subjects::matches(filter, &subject(event.event_type))) {
+    if registry::EVENTS.iter().any(|event| parts.takes(event.event_type)) {
         return None;
     }
-    Some(format!("{filter:?} matches no event of the registry, and would wait for ever{}", nearest(&tokens[2..])))
+    Some(format!("{filter:?} matches no event of the registry, and would wait for ever{}", nearest(&parts)))
 }
 
 /// What may have been meant.
-fn nearest(tokens: &[&str]) -> String {
-    let wanted = tokens.join(".");
+fn nearest(parts: &FilterParts<'_>) -> String {
+    let wanted = format!("{}.{}", parts.topic.unwrap_or_default(), parts.event.unwrap_or_default());
     let nearest = registry::EVENTS.iter().map(|event| (distance(&wanted, event.event_type), event.event_type)).min();
     match nearest {
         Some((distance, event_type)) if distance <= 1 + wanted.len() / 4 => format!("; the nearest is {event_type}"),

@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 
 use anyhow::Context as _;
 use postgres::Client;
+use subjects::{FilterParts, TenantId};
 
 use super::{Item, Sign};
 use crate::{
@@ -88,21 +89,12 @@ impl<'a> Wanted<'a> {
 /// Which rows of `events` some filters take.
 fn condition(filters: &[&'static str]) -> String {
     let one = |filter: &&str| {
-        let mut terms = Vec::new();
-        let columns = ["tenant_id", "split_part(type, '.', 1)", "split_part(type, '.', 2)"];
-        for (token, column) in filter.split('.').skip(1).zip(columns) {
-            match token {
-                ">" => break,
-                "*" => {}
-                // Events of the platform belong to no tenant, and stand in no tenant's rows.
-                subjects::PLATFORM if column == columns[0] => terms.push("false".to_owned()),
-                token if column == columns[0] => {
-                    let id = token.parse::<subjects::TenantId>().map(|tenant| tenant.uuid());
-                    terms.push(id.map_or_else(|_| "false".to_owned(), |id| format!("{column} = '{id}'")));
-                }
-                token => terms.push(format!("{column} = {}", quoted(token))),
-            }
-        }
+        // What is no filter was refused when the manifest was read, and shows nothing.
+        let Ok(FilterParts { tenant, topic, event }) = FilterParts::parse(filter) else { return "false".to_owned() };
+        // Events of the platform belong to no tenant, and stand in no tenant's rows.
+        let tenant = tenant.map(|tenant| tenant.parse::<TenantId>().map_or_else(|_| "false".to_owned(), |id| format!("tenant_id = '{}'", id.uuid())));
+        let token = |place: u8, token: Option<&str>| token.map(|token| format!("split_part(type, '.', {place}) = {}", quoted(token)));
+        let terms: Vec<String> = [tenant, token(1, topic), token(2, event)].into_iter().flatten().collect();
         if terms.is_empty() { "true".to_owned() } else { format!("({})", terms.join(" AND ")) }
     };
     filters.iter().map(one).collect::<Vec<_>>().join(" OR ")

@@ -12,36 +12,23 @@ use std::{
         atomic::{AtomicBool, Ordering},
     },
     thread::JoinHandle,
-    time::Duration,
 };
 
 use hyper::Method;
 use runtime::{
     Config, Failure, Stop,
-    consume::{Durable, Event, Order, Start, consume, each},
+    consume::{Durable, Event, Order, consume, each},
 };
 use serde_json::{Value, json};
-use subjects::stream as names;
 
 use crate::{
-    consumers::{Tenant, dead_letters},
+    consumers::{Tenant, dead_letters, in_order::FOLLOWER},
     harness::{Stack, wait_until},
     recovery::{Ran, run},
 };
 
 /// A consumer without order, of this test alone.
-const PICKY: Durable = Durable {
-    name: "picky",
-    stream: names::EVENTS,
-    filters: &["evt.*.tenant.updated"],
-    order: Order::None,
-    start: Start::All,
-    ack_wait: Duration::from_secs(10),
-    max_deliver: 3,
-    max_ack_pending: 256,
-    batch: 16,
-    backoff: &[Duration::from_millis(50)],
-};
+const PICKY: Durable = Durable { name: "picky", filters: &["evt.*.tenant.updated"], order: Order::None, ..FOLLOWER };
 /// Another one that takes the same.
 const OTHER: Durable = Durable { name: "other", ..PICKY };
 

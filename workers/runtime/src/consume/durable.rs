@@ -79,14 +79,18 @@ pub struct Standing {
     pub changes: Vec<String>,
     /// What cannot be changed.
     pub fixed: Vec<String>,
-    /// The filters it should have, when those it has are not enough.
-    widened: Option<BTreeSet<String>>,
+    /// Subjects it takes that are not wanted (any more). They stay: a replica of the version that wants them may be running.
+    pub besides: Vec<String>,
+    /// Whether it takes less than is wanted.
+    takes_less: bool,
+    /// Everything that it takes or should.
+    filters: BTreeSet<String>,
 }
 
 impl Standing {
     /// Whether there is nothing to do.
     pub fn is_as_wanted(&self) -> bool {
-        *self == Self::default()
+        !self.is_missing && self.changes.is_empty() && self.fixed.is_empty()
     }
 }
 
@@ -118,8 +122,7 @@ impl Durable {
     fn wanted(&self, config: &Config) -> pull::Config {
         // Of EVENTS also what it gave up on and is to have again.
         let again = (self.stream == subjects::stream::EVENTS).then(|| subjects::redrives(self.name));
-        let mut several: Vec<String> = self.filters.iter().map(|filter| (*filter).to_owned()).chain(again).collect();
-        let one = if several.len() == 1 { several.pop().unwrap_or_default() } else { String::new() };
+        let (one, several) = one_or_several(self.filters.iter().map(|filter| (*filter).to_owned()).chain(again).collect());
         pull::Config {
             durable_name: Some(self.name.to_owned()),
             name: Some(self.name.to_owned()),
@@ -174,14 +177,9 @@ impl Durable {
             return Ok(Provisioned::Found);
         }
         tracing::info!(consumer = self.name, changes = ?standing.changes, "the durable of another version is changed");
-        let (made, wanted) = match standing.widened {
-            None => (Provisioned::Changed, wanted),
-            Some(filters) => {
-                let several: Vec<String> = filters.into_iter().collect();
-                let (one, several) = if let [one] = &several[..] { (one.clone(), Vec::new()) } else { (String::new(), several) };
-                (Provisioned::Widened, pull::Config { filter_subject: one, filter_subjects: several, ..wanted })
-            }
-        };
+        let made = if standing.takes_less { Provisioned::Widened } else { Provisioned::Changed };
+        let (filter_subject, filter_subjects) = one_or_several(standing.filters.into_iter().collect());
+        let wanted = pull::Config { filter_subject, filter_subjects, ..wanted };
         context.update_consumer_on_stream(wanted, self.stream).await.map(|_| made).map_err(|error| nats(&error))
     }
 
@@ -215,8 +213,8 @@ impl Durable {
         });
         let found = asked.await.map_err(|error| StartError::Nats(format!("consumer {}: {error}", self.name)))?;
         let Some(consumer) = found else { return Err(not_provisioned("does not exist")) };
-        let Standing { mut changes, fixed, widened, .. } = self.compared(&self.wanted(config), &consumer);
-        if widened.is_some() {
+        let Standing { mut changes, fixed, takes_less, .. } = self.compared(&self.wanted(config), &consumer);
+        if takes_less {
             return Err(not_provisioned("is that of another version and takes less than this one wants"));
         }
         changes.extend(fixed);
@@ -232,19 +230,20 @@ impl Durable {
         let found = &consumer.cached_info().config;
         let (mut changes, fixed) = differences(wanted, found);
         let found = filters(&found.filter_subject, &found.filter_subjects);
-        let both = widened(&filters(&wanted.filter_subject, &wanted.filter_subjects), &found);
-        let widened = (both != found).then_some(both);
-        if let Some(both) = &widened {
-            let added: Vec<&str> = both.difference(&found).map(String::as_str).collect();
+        let ours = filters(&wanted.filter_subject, &wanted.filter_subjects);
+        let filters = widened(&ours, &found);
+        let added: Vec<&str> = filters.difference(&found).map(String::as_str).collect();
+        let takes_less = !added.is_empty();
+        if takes_less {
             changes.push(format!("it does not take {} yet", added.join(", ")));
         }
-        Standing { is_missing: false, changes, fixed, widened }
+        let besides = filters.difference(&ours).cloned().collect();
+        Standing { is_missing: false, changes, fixed, besides, takes_less, filters }
     }
 
     /// An ephemeral reader without acknowledgements, for a position that is kept elsewhere.
     pub(crate) fn reader(&self, after: u64) -> pull::Config {
-        let one = if let [filter] = self.filters { (*filter).to_owned() } else { String::new() };
-        let several = if self.filters.len() > 1 { self.filters.iter().map(|filter| (*filter).to_owned()).collect() } else { Vec::new() };
+        let (one, several) = one_or_several(self.filters.iter().map(|filter| (*filter).to_owned()).collect());
         pull::Config {
             description: Some(format!("chancery consumer {}", self.name)),
             deliver_policy: DeliverPolicy::ByStartSequence { start_sequence: after + 1 },
@@ -264,6 +263,11 @@ impl Durable {
 fn is_missing(error: &stream::ConsumerError) -> bool {
     let missing = [ErrorCode::CONSUMER_NOT_FOUND, ErrorCode::STREAM_NOT_FOUND];
     matches!(error.kind(), ConsumerErrorKind::JetStream(error) if missing.contains(&error.error_code()))
+}
+
+/// As JetStream takes them: one filter has a place of its own.
+fn one_or_several(mut filters: Vec<String>) -> (String, Vec<String>) {
+    if filters.len() == 1 { (filters.pop().unwrap_or_default(), filters) } else { (String::new(), filters) }
 }
 
 /// All filters, however they are told.
