@@ -12,14 +12,14 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, chaos, cluster, connect, dlq, events,
+    bench, chaos, cluster, connect, consumer, dlq, events,
     guard::Guard,
     health, init, mail,
     manifest::Manifest,
     migrate,
     patience::patiently,
     provision::{self, Sign},
-    role::{self, Consumer, Role},
+    role::{self, Role},
     token::{self, Claims},
     up,
 };
@@ -61,11 +61,8 @@ enum Command {
     Gateway,
     /// A worker that decides commands.
     Worker,
-    /// A durable consumer.
-    Consumer {
-        /// Which one.
-        name: Consumer,
-    },
+    /// A durable consumer; or what is done with one.
+    Consumer(consumer::Options),
     /// Makes certificates, credentials and the servers' configuration for a cluster; what is there already stays.
     Init(init::Options),
     /// The cluster of compose.yaml, by Docker Compose.
@@ -228,7 +225,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Up { reset, nodes, demo } => return up::run(config, up::Options { reset, nodes, demo }),
         Command::Gateway => return role::run(Role::Gateway, config, cli.guarded),
         Command::Worker => return role::run(Role::Worker, config, cli.guarded),
-        Command::Consumer { name } => return role::run(Role::Consumer(name), config, cli.guarded),
+        Command::Consumer(options) => return consumer::run(config, cli.guarded, options),
         Command::Events(command) => return events::run(&config, command),
         Command::Dlq(command) => return dlq::run(&config, command),
         Command::Bench(options) => return bench::run(config, options),

@@ -9,6 +9,7 @@ pub mod child;
 pub mod cli;
 pub mod cluster;
 pub mod connect;
+pub mod consumer;
 pub mod dlq;
 pub mod events;
 pub mod guard;
