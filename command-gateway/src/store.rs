@@ -2,15 +2,18 @@
 
 use std::{fmt::Write as _, time::Duration};
 
-use deadpool_postgres::{Manager, ManagerConfig, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
-use futures_util::future::{join, join_all};
+use deadpool_postgres::{Manager, ManagerConfig, Object, Pool, PoolError, RecyclingMethod, Runtime, Timeouts};
+use futures_util::{
+    FutureExt as _,
+    future::{join, join_all},
+};
 use runtime::Config;
 use subjects::{Actor, CommandId, Outcome, TenantId};
 use tokio_postgres::{NoTls, Row, types::ToSql};
 
 use crate::problem::{Code, Problem};
 
-/// How long a request waits for a connection, or for one to be made, before the database counts as out of reach.
+/// How long a request waits for a connection before the database counts as out of reach.
 const PATIENCE: Duration = Duration::from_secs(2);
 /// Outcomes asked for with one query at most.
 pub(crate) const OUTCOMES: usize = 1_000;
@@ -100,7 +103,7 @@ impl Store {
         let millis = config.database_timeout.as_millis();
         options
             .application_name("chancery gateway")
-            .connect_timeout(PATIENCE)
+            .connect_timeout(config.database_timeout)
             .tcp_user_timeout(config.database_timeout)
             .keepalives_idle(Duration::from_secs(15))
             .options(format!("-c statement_timeout={millis} -c default_transaction_read_only=on -c idle_in_transaction_session_timeout={millis}"));
@@ -108,7 +111,7 @@ impl Store {
         let pool = Pool::builder(manager)
             .max_size(config.database_pool)
             .runtime(Runtime::Tokio1)
-            .timeouts(Timeouts { wait: Some(PATIENCE), create: Some(PATIENCE), recycle: Some(PATIENCE) })
+            .timeouts(Timeouts { wait: Some(PATIENCE), create: Some(config.database_timeout), recycle: Some(PATIENCE) })
             .build()
             .map_err(|error| StoreError(error.to_string()))?;
         // A server that stopped answering is noticed here; one that answers slowly ends the statement itself, a little earlier.
@@ -130,8 +133,21 @@ impl Store {
         self.rows(sight, sql, params).await?.first().map(|row| row.try_get(0)).transpose().map_err(StoreError::from)
     }
 
+    /// A connection. One that has to be made goes on being made when whoever asked has lost patience: given up each time, none would ever
+    /// be there on a machine where making one takes longer, and it is the next request's otherwise.
+    async fn client(&self) -> Result<Object, StoreError> {
+        let pool = self.pool.clone();
+        let mut getting = Box::pin(async move { pool.get().await });
+        if let Some(idle) = getting.as_mut().now_or_never() {
+            return Ok(idle?);
+        }
+        let making = tokio::spawn(getting);
+        let made = tokio::time::timeout(PATIENCE, making).await.map_err(|_| StoreError("no connection in time".into()))?;
+        Ok(made.map_err(|error| StoreError(error.to_string()))??)
+    }
+
     async fn pipelined(&self, sight: Sight, queries: &[Query<'_>]) -> Result<Vec<Vec<Row>>, StoreError> {
-        let client = self.pool.get().await?;
+        let client = self.client().await?;
         let mut statements = Vec::with_capacity(queries.len());
         for query in queries {
             statements.push(client.prepare_cached(query.sql).await?);

@@ -127,6 +127,14 @@ impl Stack {
         client
     }
 
+    /// The database as a role sees it, through a proxy of its own that passes everything on until it is told otherwise.
+    pub(crate) async fn proxied(&self, role: Role) -> (String, Proxy) {
+        let port = self.postgres().port();
+        let proxy = Proxy::start(Some(SocketAddr::from(([127, 0, 0, 1], port)))).await.unwrap();
+        let url = self.postgres().url_as(role.database_role(), servers::PASSWORD, &self.database);
+        (url.replace(&format!(":{port}"), &format!(":{}", proxy.port())), proxy)
+    }
+
     /// How a superuser reaches the test's database.
     pub(crate) fn database_url(&self) -> String {
         self.postgres().url(&self.database)

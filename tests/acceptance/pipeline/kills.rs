@@ -1,6 +1,11 @@
 //! Something is killed with -9 under load: a worker, a gateway, nats-server, PostgreSQL, a connection. Nothing is lost, nothing twice.
 
-use chancery::role::Consumer;
+use std::time::Duration;
+
+use chancery::{
+    chaos::proxy::Way,
+    role::{Consumer, Role},
+};
 use futures_util::StreamExt as _;
 use hyper::Method;
 use serde_json::json;
@@ -240,4 +245,25 @@ async fn commands_deleted_and_created_anew_goes_on() {
     assert!(kept && after.events.len() > before.events.len());
     let renamed = json!({ "name": "Renamed after all" });
     client.insist(Method::PATCH, &format!("/v1/tenants/{}", tenants[0].id), &token, "new", &renamed).await.answer.expect(200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_reads_again_although_a_connection_takes_longer_to_make_than_a_request_waits() {
+    let mut stack = Stack::builder().start().await;
+    let (url, proxy) = stack.proxied(Role::Gateway).await;
+    assert!(stack.stop("gateway"));
+    stack.start_again("gateway", &[("DATABASE_URL", &url)]);
+    let (tenants, _) = tenants(&stack, 1).await;
+    let path = format!("/v1/tenants/{}", tenants[0].id);
+    let token = stack.operator_token();
+    // A log-in takes three answers, and a request waits for two seconds.
+    proxy.delay(Way::Answers, Duration::from_millis(900), Duration::ZERO);
+    proxy.cut();
+    let mut statuses = Vec::new();
+    wait_until("the gateway reads", async || {
+        statuses.push(stack.get(&path, &token).await.status);
+        statuses.last() == Some(&200)
+    })
+    .await;
+    assert_eq!(statuses[0], 503, "making a connection did not take long enough: nothing was proved");
 }
