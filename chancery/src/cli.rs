@@ -20,6 +20,7 @@ use crate::{
     patience::patiently,
     provision::{self, Sign},
     role::{self, Role},
+    status,
     token::{self, Claims},
     up,
 };
@@ -105,6 +106,8 @@ enum Command {
     /// EVENTS and the table it must agree with.
     #[command(subcommand)]
     Events(events::Command),
+    /// Shows partitions and their owners, what waits, how far every consumer is, and dead letters.
+    Status(status::Options),
     /// Dead letters: what consumers and workers gave up on.
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -228,6 +231,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Consumer(options) => return consumer::run(config, cli.guarded, options),
         Command::Events(command) => return events::run(&config, command),
         Command::Dlq(command) => return dlq::run(&config, command),
+        Command::Status(options) => return status::run(&config, &options),
         Command::Bench(options) => return bench::run(config, options),
         Command::Chaos(options) => return chaos::run(config, &options),
         Command::Floor { part } => return bench::floor::run(part, &config),
