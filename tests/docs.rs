@@ -202,7 +202,9 @@ fn the_docs_of_problems_are_what_the_gateway_serves() {
 }
 
 /// Variables that are read before there is a configuration, or by tools and tests.
-const ELSEWHERE: [(&str, &str); 16] = [
+const ELSEWHERE: [(&str, &str); 18] = [
+    ("CHANCERY_DOCTOR_ROLES", "where roles say how they are, as NAME=HOST:PORT with commas between; for `doctor`"),
+    ("CHANCERY_DOCTOR_MONITORS", "where nats-servers' monitoring listens, as HOST:PORT with commas between; for `doctor`"),
     ("CHANCERY_ROLE_PASSWORD", "the password `migrate` gives the database roles; also as `CHANCERY_ROLE_PASSWORD_FILE`"),
     ("CHANCERY_NATS_SERVER", "a nats-server binary for `up`, `bench` and the tests, instead of the one found or fetched"),
     ("CHANCERY_POSTGRES_BIN", "a folder with PostgreSQL's programs for `up`, `bench` and the tests, instead of the one found or fetched"),

@@ -12,7 +12,7 @@ use runtime::Config;
 use subjects::TenantId;
 
 use crate::{
-    bench, chaos, cluster, connect, consumer, dlq, events,
+    bench, chaos, cluster, connect, consumer, dlq, doctor, events,
     guard::Guard,
     health, init, mail,
     manifest::Manifest,
@@ -108,6 +108,8 @@ enum Command {
     Events(events::Command),
     /// Shows partitions and their owners, what waits, how far every consumer is, and dead letters.
     Status(status::Options),
+    /// Says what is wrong with a running cluster, and what to do about it; the exit code is 1 if anything is.
+    Doctor(doctor::Options),
     /// Dead letters: what consumers and workers gave up on.
     #[command(subcommand)]
     Dlq(dlq::Command),
@@ -231,6 +233,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         Command::Consumer(options) => return consumer::run(config, cli.guarded, options),
         Command::Events(command) => return events::run(&config, command),
         Command::Dlq(command) => return dlq::run(&config, command),
+        Command::Doctor(options) => return doctor::run(&config, &options),
         Command::Status(options) => return status::run(&config, &options),
         Command::Bench(options) => return bench::run(config, options),
         Command::Chaos(options) => return chaos::run(config, &options),

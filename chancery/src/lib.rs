@@ -11,6 +11,7 @@ pub mod cluster;
 pub mod connect;
 pub mod consumer;
 pub mod dlq;
+pub mod doctor;
 pub mod events;
 pub mod guard;
 pub mod health;

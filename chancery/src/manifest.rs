@@ -103,6 +103,11 @@ impl Manifest {
         &READ
     }
 
+    /// The text of the examples, as a file for `CHANCERY_MANIFEST`.
+    pub(crate) const fn examples() -> &'static str {
+        EXAMPLES
+    }
+
     /// Reads a text that is part of the program. Tests read it, too: it is as good as the code around it.
     fn known(text: &str, before: Self) -> Self {
         Self::read(text, before).unwrap_or_else(|error| panic!("a manifest that is built in: {error:#}"))

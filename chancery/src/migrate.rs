@@ -155,6 +155,11 @@ fn ordered() -> Vec<&'static (&'static str, &'static [(&'static str, &'static st
     owners
 }
 
+/// The owners of tables, core first.
+pub(crate) fn owner_names() -> impl Iterator<Item = &'static str> {
+    ordered().into_iter().map(|(name, _)| *name)
+}
+
 /// `0001_what.sql` → 1 and `what`.
 fn parts<'a>(owner: &str, file: &'a str) -> anyhow::Result<(i32, &'a str)> {
     let parts = file.strip_suffix(".sql").and_then(|stem| stem.split_once('_'));

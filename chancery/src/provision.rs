@@ -118,12 +118,22 @@ pub fn with(config: &Config, manifest: &'static Manifest) -> anyhow::Result<Made
 /// # Errors
 /// NATS or PostgreSQL cannot be reached or read.
 pub fn plan(config: &Config) -> anyhow::Result<Vec<Item>> {
-    let manifest = Manifest::of(config)?;
-    let mut items = on_nats(config, async |client| standing(config, manifest, &client).await)?;
+    let mut items = plan_nats(config)?;
     if let Some(mut database) = database(config)? {
-        items.extend(postgres::standing(&mut database, manifest)?);
+        items.extend(plan_database(&mut database, config)?);
     }
     Ok(items)
+}
+
+/// The part of [`plan`] that is at NATS. Blocking.
+pub(crate) fn plan_nats(config: &Config) -> anyhow::Result<Vec<Item>> {
+    let manifest = Manifest::of(config)?;
+    on_nats(config, async |client| standing(config, manifest, &client).await)
+}
+
+/// The part of [`plan`] that is in PostgreSQL. Blocking.
+pub(crate) fn plan_database(database: &mut Client, config: &Config) -> anyhow::Result<Vec<Item>> {
+    postgres::standing(database, Manifest::of(config)?)
 }
 
 /// Makes everything, PostgreSQL's part too where `DATABASE_URL` says where it is. Blocking.

@@ -86,6 +86,16 @@ fn judge(known: &[(String, i32)], found: &[(String, Versions)]) -> Verdict {
     Verdict::Fits(versions.join(", "))
 }
 
+/// How far each owner's tables are, for tools that are not async. Blocking.
+///
+/// # Errors
+/// The table cannot be read; a database that was never migrated has none.
+pub(crate) fn versions(client: &mut postgres::Client) -> anyhow::Result<Vec<(String, Versions)>> {
+    let rows = client.query("SELECT owner, version, oldest FROM schema_versions", &[]);
+    let rows = rows.map_err(|error| anyhow::anyhow!("cannot look how far the database is: {}", store::describe(&error)))?;
+    rows.iter().map(|row| Ok((row.try_get(0)?, Versions { version: row.try_get(1)?, oldest: row.try_get(2)? }))).collect()
+}
+
 /// What the database says; nothing where nobody has migrated it so far.
 async fn found(config: &Config) -> Result<Vec<(String, Versions)>, String> {
     let client = store::connect(config, "chancery schema", "").await?;

@@ -12,6 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use runtime::Config;
 
+pub(crate) use self::show::age;
 use self::show::table;
 use crate::{
     overview::{Observer, Overview},

@@ -7,6 +7,7 @@
 mod authorisation;
 mod chaos;
 mod consumers;
+mod doctor;
 mod harness;
 mod harness_itself;
 mod letters;

@@ -44,6 +44,13 @@ pub struct StreamState {
 }
 
 impl StreamState {
+    /// A stream of a cluster in which nothing is wrong.
+    #[cfg(test)]
+    pub(crate) fn sample(name: &str) -> Self {
+        let (name, leader) = (name.to_owned(), Some("nats-1".to_owned()));
+        Self { name, messages: 1, bytes: 1, max_bytes: Some(100), last: 1, replicas: 3, leader, is_clustered: true, behind: Vec::new(), life: 1 }
+    }
+
     /// How full it is, from 0 to 1; 0 without a limit.
     #[expect(clippy::cast_precision_loss, reason = "a share for people")]
     pub fn fullness(&self) -> f64 {

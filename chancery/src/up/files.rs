@@ -197,6 +197,16 @@ impl Files {
         place::write_private(&self.root.join("env"), &exports(pairs)).context("writing env")
     }
 
+    /// Writes the examples of the manifest, for tools that are to know the consumers that `up` has made; where they are.
+    ///
+    /// # Errors
+    /// The file cannot be written.
+    pub fn write_examples(&self, text: &str) -> anyhow::Result<PathBuf> {
+        let path = self.root.join("examples.toml");
+        fs::write(&path, text).context("writing the examples of the manifest")?;
+        Ok(path)
+    }
+
     /// Writes what another team's program is started with: `teams/<name>.env`.
     ///
     /// # Errors

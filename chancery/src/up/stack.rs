@@ -53,6 +53,8 @@ pub struct Stack {
     pub gateway: String,
     /// Said when the wanted port was taken.
     pub port_note: Option<String>,
+    /// Copies of each stream.
+    replicas: usize,
     /// The operator's token.
     pub token: Secret,
     members: Vec<Member>,
@@ -96,8 +98,9 @@ impl Stack {
         let drain = config.drain + Duration::from_secs(3);
         let private = std::fs::read_to_string(&keys.token_private)?;
         let token = Secret::new(token::mint(&private, &Claims::new(&keys.operator, "platform", "operator", TOKEN_LIFETIME))?);
-        let mut stack = Self { files, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
-        stack.write_env(&keys)?;
+        let replicas = provisioning.replicas;
+        let mut stack = Self { files, replicas, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
+        stack.write_env(config, &keys)?;
         stack.write_teams(manifest, &keys)?;
         for member in &mut stack.members {
             member.start().with_context(|| format!("starting {}", member.name))?;
@@ -222,7 +225,11 @@ impl Stack {
         Ok(())
     }
 
-    fn write_env(&self, keys: &Keys) -> anyhow::Result<()> {
+    fn write_env(&self, config: &Config, keys: &Keys) -> anyhow::Result<()> {
+        let manifest = match &config.manifest {
+            Some(path) => std::path::absolute(path)?,
+            None => self.files.write_examples(Manifest::examples())?,
+        };
         let server = self.nats.servers();
         let description = "the server of `chancery up`";
         self.files.write_nats_context(
@@ -239,8 +246,16 @@ impl Stack {
             ("CHANCERY_PUBLIC_URL", self.gateway.clone()),
             ("CHANCERY_TOKEN_PRIVATE_KEY_FILE", keys.token_private.display().to_string()),
             ("CHANCERY_TOKEN_PUBLIC_KEY_FILE", keys.token_public.display().to_string()),
+            ("CHANCERY_MANIFEST", manifest.display().to_string()),
+            ("CHANCERY_REPLICAS", self.replicas.to_string()),
+            ("CHANCERY_DOCTOR_ROLES", joined(self.members.iter().map(|member| format!("{}={}", member.name, member.address)))),
+            ("CHANCERY_DOCTOR_MONITORS", joined(self.nats.nodes().iter().map(|node| node.monitor().to_string()))),
         ])
     }
+}
+
+fn joined(all: impl Iterator<Item = String>) -> String {
+    all.collect::<Vec<_>>().join(",")
 }
 
 /// Both servers at once: either may have to be fetched.
