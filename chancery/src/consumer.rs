@@ -1,5 +1,12 @@
 //! `chancery consumer`: runs one of our durable consumers, and what an operator or another team does with any.
 
+mod control;
+mod history;
+mod lag;
+mod pause;
+mod place;
+mod seek;
+
 use std::process::ExitCode;
 
 use anyhow::Context as _;
@@ -21,7 +28,18 @@ pub struct Options {
 
 /// What can be done.
 #[derive(Debug, Subcommand)]
-pub enum Command {}
+pub enum Command {
+    /// Shows how far declared consumers are.
+    Lag(lag::Options),
+    /// Holds a consumer for a while: it has no events until then.
+    Pause(pause::Options),
+    /// Lets a paused consumer go on.
+    Resume(pause::ResumeOptions),
+    /// Moves a consumer: it goes on with another event. Effects that are kept by the event's id stay once.
+    Seek(seek::Options),
+    /// Shows who has done what to consumers, the last first.
+    History(history::Options),
+}
 
 /// Does what is asked.
 ///
@@ -29,7 +47,11 @@ pub enum Command {}
 /// What ended the consumer, or what could not be done.
 pub fn run(config: Config, guarded: bool, options: Options) -> anyhow::Result<ExitCode> {
     match options.what {
-        Some(command) => match command {},
+        Some(Command::Lag(options)) => lag::run(&config, &options),
+        Some(Command::Pause(options)) => pause::run(&config, options),
+        Some(Command::Resume(options)) => pause::resume(&config, options),
+        Some(Command::Seek(options)) => seek::run(&config, options),
+        Some(Command::History(options)) => history::run(&config, &options),
         None => role::run(Role::Consumer(options.name.context("which consumer?")?), config, guarded),
     }
 }

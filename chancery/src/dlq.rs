@@ -108,12 +108,12 @@ impl Only {
 #[derive(Debug, Args)]
 pub struct Who {
     /// Who is written down; the user of the operating system unless given.
-    #[arg(long = "as", value_name = "NAME")]
+    #[arg(id = "who", long = "as", value_name = "NAME")]
     name: Option<String>,
 }
 
 impl Who {
-    fn name(self) -> anyhow::Result<String> {
+    pub(crate) fn name(self) -> anyhow::Result<String> {
         if let Some(name) = self.name {
             return if name.trim().is_empty() { bail!("--as needs a name") } else { Ok(name) };
         }

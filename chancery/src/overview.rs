@@ -13,6 +13,7 @@ use runtime::{Config, nats::Access, store};
 use serde::Serialize;
 use time::OffsetDateTime;
 
+pub(crate) use self::streams::after_of;
 pub use self::{
     consumers::ConsumerState,
     streams::StreamState,

@@ -12,7 +12,7 @@ use anyhow::Context as _;
 use clap::Args;
 use runtime::Config;
 
-pub(crate) use self::show::age;
+pub(crate) use self::show::{age, consumers};
 use self::show::table;
 use crate::{
     overview::{Observer, Overview},

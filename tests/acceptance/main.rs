@@ -7,6 +7,7 @@
 mod authorisation;
 mod chaos;
 mod consumers;
+mod control;
 mod doctor;
 mod harness;
 mod harness_itself;

@@ -120,6 +120,7 @@ async fn in_order(client: &Client, entry: &'static Entry, found: Ordered, state:
     state.is_asking = found.is_owned;
     state.handled = found.position;
     state.unanswered = found.parked;
+    state.paused_seconds = found.paused_seconds;
     let mut oldest = None;
     for filter in &entry.filters {
         if let Some((pending, stored)) = after_of(client, names::EVENTS, (*filter).to_owned(), found.position).await? {

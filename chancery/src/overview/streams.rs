@@ -116,7 +116,7 @@ pub(super) async fn undecided(client: &Client, cursors: &[Cursor], streams: &[St
 
 /// How many messages of a subject a stream has behind a number, and since when it has the first of them. The server counts them with the answer
 /// to a batch of one (ADR-31), so nothing has to be made for the question.
-pub(super) async fn after_of(client: &Client, stream: &str, subject: String, after: u64) -> anyhow::Result<Option<(u64, OffsetDateTime)>> {
+pub(crate) async fn after_of(client: &Client, stream: &str, subject: String, after: u64) -> anyhow::Result<Option<(u64, OffsetDateTime)>> {
     let question = serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": 1 }).to_string();
     let asked = timeout(LIMIT, client.request(format!("$JS.API.DIRECT.GET.{stream}"), question.into())).await;
     let answer = asked.with_context(|| format!("{stream} does not answer"))?.with_context(|| format!("asking {stream}"))?;

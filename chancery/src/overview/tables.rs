@@ -43,6 +43,7 @@ pub(super) struct Ordered {
     pub(super) is_owned: bool,
     /// Events that wait behind one that failed, and those that failed.
     pub(super) parked: u64,
+    pub(super) paused_seconds: Option<f64>,
 }
 
 /// The number of COMMANDS up to which a partition is decided.
@@ -68,7 +69,8 @@ const PARTITIONS: &str = "SELECT p.partition, p.cursor, p.commands_incarnation, 
         extract(epoch FROM now() - (SELECT e.occurred_at FROM events e WHERE e.partition = p.partition AND e.partition_sequence = p.mark_sequence + 1))::float8
     FROM partitions p ORDER BY p.partition";
 const ORDERED: &str = "SELECT p.consumer, p.position, coalesce(l.owner IS NOT NULL AND l.lease_until > now(), false),
-        (SELECT count(*) FROM consumer_parked k WHERE k.consumer = p.consumer)
+        (SELECT count(*) FROM consumer_parked k WHERE k.consumer = p.consumer),
+        (SELECT extract(epoch FROM u.until - now())::float8 FROM consumer_pauses u WHERE u.consumer = p.consumer AND u.until > now())
     FROM consumer_positions p LEFT JOIN consumer_leases l ON l.consumer = p.consumer";
 
 pub(super) async fn look(client: &Client, config: &Config) -> anyhow::Result<Tables> {
@@ -100,7 +102,8 @@ pub(super) async fn look(client: &Client, config: &Config) -> anyhow::Result<Tab
     let mut ordered = BTreeMap::new();
     for row in client.query(ORDERED, &[]).await.map_err(failed)? {
         let (position, parked): (i64, i64) = (row.try_get(1)?, row.try_get(3)?);
-        let state = Ordered { position: position.unsigned_abs(), is_owned: row.try_get(2)?, parked: parked.unsigned_abs() };
+        let state =
+            Ordered { position: position.unsigned_abs(), is_owned: row.try_get(2)?, parked: parked.unsigned_abs(), paused_seconds: row.try_get(4)? };
         ordered.insert(row.try_get(0)?, state);
     }
     Ok(Tables { partitions, unpublished, cursors, ordered })

@@ -37,9 +37,16 @@ pub(super) fn table(now: &Overview, before: Option<&Overview>) -> String {
         let _ = writeln!(text, "{}", line.trim_end());
     }
 
+    let _ = write!(text, "\n{}", consumers(now, before));
+    text
+}
+
+/// How far consumers are. With an earlier look it has rates.
+pub(crate) fn consumers(now: &Overview, before: Option<&Overview>) -> String {
+    let mut text = String::new();
     let _ = writeln!(
         text,
-        "\n{:<18} {:>9} {:>10} {:>11} {:>8} {:>9} {:>8}  ",
+        "{:<18} {:>9} {:>10} {:>11} {:>8} {:>9} {:>8}  ",
         "consumer", "pending", "unanswered", "redelivered", "oldest", "handled", "dead"
     );
     for consumer in &now.consumers {

@@ -85,7 +85,7 @@ impl Drop for Follower {
 }
 
 /// One effect a call; the table does not mind a repeat, so that one would show.
-async fn effect(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
+pub(crate) async fn effect(transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
     let envelope = &event.envelope;
     let sequence = i64::try_from(envelope.sequence).unwrap();
     let insert = "INSERT INTO effects (event_id, aggregate, sequence) VALUES ($1, $2, $3)";
@@ -94,7 +94,7 @@ async fn effect(transaction: &Transaction<'_>, event: &Event) -> Result<(), Fail
     transaction.execute(&statement, &[&envelope.id.uuid(), &aggregate, &sequence]).await.map(|_| ()).map_err(|error| judge(&error))
 }
 
-async fn stack_with_effects(consumers: &[Consumer]) -> Stack {
+pub(crate) async fn stack_with_effects(consumers: &[Consumer]) -> Stack {
     // The stream forgets, though not as long as a test lasts.
     let stack = Stack::builder().consumers(consumers).env("CHANCERY_EVENTS_MAX_AGE_S", 3_600).start().await;
     stack.db().await.batch_execute("CREATE TABLE effects (n bigserial PRIMARY KEY, event_id uuid, aggregate text, sequence bigint)").await.unwrap();

@@ -28,12 +28,12 @@ use crate::{
 };
 
 /// A consumer without order, of this test alone.
-const PICKY: Durable = Durable { name: "picky", filters: &["evt.*.tenant.updated"], order: Order::None, ..FOLLOWER };
+pub(crate) const PICKY: Durable = Durable { name: "picky", filters: &["evt.*.tenant.updated"], order: Order::None, ..FOLLOWER };
 /// Another one that takes the same.
-const OTHER: Durable = Durable { name: "other", ..PICKY };
+pub(crate) const OTHER: Durable = Durable { name: "other", ..PICKY };
 
 /// A consumer without order in a thread of its own: what it has handled, and a switch that makes it give up whatever it gets.
-struct Consumer {
+pub(crate) struct Consumer {
     handled: Arc<Mutex<Vec<(String, u32)>>>,
     broken: Arc<AtomicBool>,
     stop: Stop,
@@ -41,7 +41,7 @@ struct Consumer {
 }
 
 impl Consumer {
-    async fn start(stack: &Stack, durable: Durable) -> Self {
+    pub(crate) async fn start(stack: &Stack, durable: Durable) -> Self {
         durable.provision(&stack.jetstream().await, &stack.config()).await.unwrap();
         let (handled, broken, stop) = (Arc::<Mutex<Vec<_>>>::default(), Arc::new(AtomicBool::new(false)), Stop::new());
         let (notes, fails, stopped, config): (_, _, _, Config) = (handled.clone(), broken.clone(), stop.clone(), stack.config());
@@ -59,12 +59,12 @@ impl Consumer {
         Self { handled, broken, stop, thread: Some(thread) }
     }
 
-    fn breaks(&self, broken: bool) {
+    pub(crate) fn breaks(&self, broken: bool) {
         self.broken.store(broken, Ordering::SeqCst);
     }
 
     /// The events it has handled, and how often each had been redriven.
-    fn handled(&self) -> Vec<(String, u32)> {
+    pub(crate) fn handled(&self) -> Vec<(String, u32)> {
         self.handled.lock().unwrap().clone()
     }
 }
@@ -80,7 +80,7 @@ impl Drop for Consumer {
 }
 
 /// Renames a tenant; the command, and the event it led to.
-async fn renamed(stack: &Stack, tenant: &Tenant, name: &str) -> (String, String) {
+pub(crate) async fn renamed(stack: &Stack, tenant: &Tenant, name: &str) -> (String, String) {
     let answer = stack.call(Method::PATCH, &tenant.path(""), &stack.operator_token(), &[], &json!({ "name": name })).await.expect(200);
     (answer.text_at("/commandId"), answer.text_at("/events/0/id"))
 }

@@ -1,5 +1,5 @@
 //! The one active owner of a consumer that asks for order: a lease row with an epoch. The epoch also stands in the position's row, and
-//! every transaction checks it there: a resumed former owner finds no row to update.
+//! every transaction checks it there: a resumed former owner finds no row to update. A consumer that an operator has paused has no owner.
 
 use std::time::{Duration, Instant};
 
@@ -35,11 +35,11 @@ pub(crate) async fn acquire(pool: &Pool, durable: &Durable, config: &Config, sto
     while !stop.is_cancelled() {
         let patient = connected.is_some_and(|since| since.elapsed() >= config.lease);
         let pause = match try_acquire(pool, durable, config.lease, owner, patient).await {
-            Ok(Some(won)) => return Some(won),
-            Ok(None) => {
+            Ok(Tried::Won(lease, position)) => return Some((lease, position)),
+            Ok(Tried::StandBy(why)) => {
                 failures = 0;
                 connected.get_or_insert_with(Instant::now);
-                health::set(durable.name, true, "standing by");
+                health::set(durable.name, true, why);
                 config.lease / 4
             }
             Err(error) => {
@@ -58,9 +58,21 @@ pub(crate) async fn acquire(pool: &Pool, durable: &Durable, config: &Config, sto
     None
 }
 
-async fn try_acquire(pool: &Pool, durable: &Durable, length: Duration, owner: Uuid, expired: bool) -> Result<Option<(Lease, Position)>, String> {
+/// What an attempt to own a consumer came to.
+enum Tried {
+    Won(Lease, Position),
+    /// Not now, and why.
+    StandBy(&'static str),
+}
+
+async fn try_acquire(pool: &Pool, durable: &Durable, length: Duration, owner: Uuid, expired: bool) -> Result<Tried, String> {
     let mut client = pool.get().await.map_err(|error| error.to_string())?;
     let transaction = client.transaction().await.map_err(|error| describe(&error))?;
+    // Whoever pauses it in this moment is obeyed at the first renewal.
+    let paused = "SELECT FROM consumer_pauses WHERE consumer = $1 AND until > now()";
+    if transaction.query_opt(paused, &[&durable.name]).await.map_err(|error| describe(&error))?.is_some() {
+        return Ok(Tried::StandBy("paused by an operator"));
+    }
     let row = transaction
         .query_opt(
             "INSERT INTO consumer_leases AS l (consumer, owner, epoch, lease_until) VALUES ($1, $2, 1, now() + make_interval(secs => $3))
@@ -70,7 +82,7 @@ async fn try_acquire(pool: &Pool, durable: &Durable, length: Duration, owner: Uu
         )
         .await
         .map_err(|error| describe(&error))?;
-    let Some(row) = row else { return Ok(None) };
+    let Some(row) = row else { return Ok(Tried::StandBy("standing by")) };
     let epoch: i64 = row.get(0);
     // The former owner's open transaction may hold this row; the server ends a frozen one after a lease time.
     let row = transaction
@@ -83,31 +95,45 @@ async fn try_acquire(pool: &Pool, durable: &Durable, length: Duration, owner: Uu
         .map_err(|error| describe(&error))?;
     transaction.commit().await.map_err(|error| describe(&error))?;
     let position = Position { sequence: u64::try_from(row.get::<_, i64>(0)).unwrap_or_default(), incarnation: row.get(1) };
-    Ok(Some((Lease { owner, epoch }, position)))
+    Ok(Tried::Won(Lease { owner, epoch }, position))
 }
 
-/// Renews until somebody else has it. A lease that ran out during an outage is still ours as long as nobody took it.
-pub(crate) async fn keep(pool: &Pool, consumer: &str, lease: Lease, length: Duration) {
+/// Why an owner is none any more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Over {
+    /// Somebody else is, or nobody is meant to be for a moment: an operator has moved the position.
+    Taken,
+    /// An operator has paused the consumer. The lease is still held, to be handed over.
+    Paused,
+}
+
+/// Renews until somebody else has it, or it is paused. A lease that ran out during an outage is still ours as long as nobody took it.
+pub(crate) async fn keep(pool: &Pool, consumer: &str, lease: Lease, length: Duration) -> Over {
     loop {
         sleep(length / 3).await;
         match renew(pool, consumer, lease, length).await {
-            Ok(true) => {}
-            Ok(false) => return,
+            Ok(None) => {}
+            Ok(Some(over)) => return over,
             Err(error) => tracing::warn!(consumer.name = consumer, %error, "the lease could not be renewed"),
         }
     }
 }
 
-async fn renew(pool: &Pool, consumer: &str, lease: Lease, length: Duration) -> Result<bool, String> {
+/// Why it is over, if it is.
+async fn renew(pool: &Pool, consumer: &str, lease: Lease, length: Duration) -> Result<Option<Over>, String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
-    let changed = client
-        .execute(
-            "UPDATE consumer_leases SET lease_until = now() + make_interval(secs => $4) WHERE consumer = $1 AND owner = $2 AND epoch = $3",
+    let row = client
+        .query_opt(
+            "UPDATE consumer_leases SET lease_until = now() + make_interval(secs => $4) WHERE consumer = $1 AND owner = $2 AND epoch = $3
+             RETURNING EXISTS (SELECT FROM consumer_pauses p WHERE p.consumer = $1 AND p.until > now())",
             &[&consumer, &lease.owner, &lease.epoch, &length.as_secs_f64()],
         )
         .await
         .map_err(|error| describe(&error))?;
-    Ok(changed == 1)
+    Ok(match row {
+        None => Some(Over::Taken),
+        Some(row) => row.get::<_, bool>(0).then_some(Over::Paused),
+    })
 }
 
 /// Hands over at once.

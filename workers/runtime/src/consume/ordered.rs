@@ -73,13 +73,16 @@ where
         tracing::info!(consumer.name = durable.name, epoch = lease.epoch, position = position.sequence, "consumer owned");
         owned.lease = lease;
         owned.position = position;
+        let mut is_paused = false;
         tokio::select! {
             () = owned.run() => {}
-            () = lease::keep(&pool, durable.name, lease, config.lease) => {
-                tracing::warn!(consumer.name = durable.name, epoch = lease.epoch, "another owner has taken over");
+            over = lease::keep(&pool, durable.name, lease, config.lease) => {
+                is_paused = over == lease::Over::Paused;
+                let why = if is_paused { "an operator has paused it" } else { "another owner has taken over" };
+                tracing::warn!(consumer.name = durable.name, epoch = lease.epoch, "{why}");
             }
         }
-        if stop.is_cancelled()
+        if (is_paused || stop.is_cancelled())
             && let Err(error) = lease::release(&pool, durable.name, lease).await
         {
             tracing::warn!(consumer.name = durable.name, %error, "the lease runs out by itself");

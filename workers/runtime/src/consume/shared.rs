@@ -172,7 +172,10 @@ where
                 () = stop.cancelled() => break,
                 message = messages.next() => message,
                 _ = look.tick() => {
-                    self.look(consumer, heard).await?;
+                    if self.look(consumer, heard).await? {
+                        // Silence is as it should be.
+                        heard = Instant::now();
+                    }
                     continue;
                 }
             };
@@ -191,8 +194,8 @@ where
         Ok(())
     }
 
-    /// Looks at the lag, and at a silence that should not be.
-    async fn look(&mut self, consumer: &Consumer<pull::Config>, heard: Instant) -> Result<(), String> {
+    /// Looks at the lag, and at a silence that should not be. Whether an operator has paused it.
+    async fn look(&mut self, consumer: &Consumer<pull::Config>, heard: Instant) -> Result<bool, String> {
         if let Some(watch) = &mut self.watch {
             for gap in watch.overdue(Instant::now()) {
                 self.metrics.gaps.inc();
@@ -202,20 +205,21 @@ where
         let info = consumer.get_info().await.map_err(|error| error.to_string())?;
         self.metrics.lag.set(i64::try_from(info.num_pending).unwrap_or(i64::MAX));
         let full = info.num_ack_pending >= usize::try_from(self.durable.max_ack_pending).unwrap_or(usize::MAX);
-        if info.num_pending > 0 && !full && heard.elapsed() > LOOK {
+        health::set(self.durable.name, true, if info.paused { "paused by an operator" } else { "following" });
+        if info.num_pending > 0 && !full && !info.paused && heard.elapsed() > LOOK {
             return Err(format!("{} events are waiting and none arrives", info.num_pending));
         }
         // The server skips silently what it has forgotten while we were slow.
         let had = self.had.replace(info.delivered.stream_sequence);
         if self.ages && had.is_some() {
             let stream = streams::get(&self.context, self.durable.stream).await?;
-            let info = stream.cached_info();
-            self.behind |= streams::has_forgotten(info) && had.is_some_and(|had| had + 1 < info.state.first_sequence);
+            let stream = stream.cached_info();
+            self.behind |= streams::has_forgotten(stream) && had.is_some_and(|had| had + 1 < stream.state.first_sequence);
             if self.behind {
                 return Err("the stream has forgotten events while they were waited for".into());
             }
         }
-        Ok(())
+        Ok(info.paused)
     }
 
     /// Handles and settles what was taken. Returns with messages unsettled only when stopped while waiting for something outside.
