@@ -255,6 +255,7 @@ mod tests {
             ("deliver_subject", "\"team.in\"", "pushed at a slow client"),
             ("deliver_policy", "\"last\"", "passes over events"),
             ("start", "\"last\"", "passes over events"),
+            ("start", "\"2026-13-01T00:00:00Z\"", "passes over events"),
             ("headers_only", "true", "bodies"),
             ("rate_limit_bps", "1", "max_ack_pending"),
             ("max_deliver", "0", "without having been tried"),

@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use anyhow::{Context as _, bail};
 use runtime::consume::{Order, Start};
+use time::{OffsetDateTime, UtcOffset, format_description::well_known::Rfc3339};
 use toml::{Table, Value};
 
 use super::Entry;
@@ -12,7 +13,8 @@ use super::Entry;
 const SETTINGS: [&str; 12] =
     ["name", "owner", "about", "filters", "order", "start", "ack_wait_s", "max_deliver", "max_ack_pending", "backoff_s", "schema", "outside"];
 
-const PASSES_OVER: &str = "a consumer begins with `all` or with `new`: anything else passes over events that it wants";
+const PASSES_OVER: &str =
+    "a consumer begins with `all`, with `new`, or at a time like 2026-11-01T00:00:00Z: anything else passes over events that it wants";
 
 /// Settings of JetStream that are not to be had, as they lose messages, and why.
 const LOSES: [(&str, &str); 16] = [
@@ -73,7 +75,7 @@ impl Reader {
         let about = self.text("about");
         let filters = self.texts("filters", true).map(|filters| filters.into_iter().map(leaked).collect());
         let order = self.one_of("order", &[("none", Order::None), ("aggregate", Order::Aggregate)], "it is `none` or `aggregate`");
-        let start = self.one_of("start", &[("all", Start::All), ("new", Start::New)], PASSES_OVER);
+        let start = self.start(order);
         let ack_wait = self.seconds("ack_wait_s");
         let max_deliver = self.max_deliver();
         let max_ack_pending = self.whole("max_ack_pending");
@@ -129,6 +131,19 @@ impl Reader {
         match known.iter().find(|(name, _)| *name == text) {
             Some((_, value)) => Some(*value),
             None => self.say(format!("{key} = {text:?}: {otherwise}")),
+        }
+    }
+
+    fn start(&mut self, order: Option<Order>) -> Option<Start> {
+        let text = self.text("start")?;
+        match (text.as_str(), OffsetDateTime::parse(&text, &Rfc3339)) {
+            ("all", _) => Some(Start::All),
+            ("new", _) => Some(Start::New),
+            (_, Ok(_)) if order == Some(Order::Aggregate) => {
+                self.say(format!("start = {text:?}: in the order of each aggregate it begins with `all` or with `new`"))
+            }
+            (_, Ok(time)) => Some(Start::At(time.to_offset(UtcOffset::UTC))),
+            (_, Err(_)) => self.say(format!("start = {text:?}: {PASSES_OVER}")),
         }
     }
 

@@ -8,6 +8,7 @@ use async_nats::jetstream::{
     stream::{self, ConsumerErrorKind},
 };
 use rand::Rng;
+use time::{OffsetDateTime, UtcOffset};
 
 use crate::{Config, StartError, nats, planted};
 
@@ -30,6 +31,8 @@ pub enum Start {
     All,
     /// With the first event after its creation.
     New,
+    /// With the first event of this time or later; for a consumer without order.
+    At(OffsetDateTime),
 }
 
 /// A durable consumer. Nothing is defaulted: these settings are its behaviour.
@@ -113,6 +116,7 @@ impl Durable {
         match self {
             _ if self.order != order => wrong("its order and its loop differ"),
             _ if self.filters.is_empty() => wrong("it has no filter"),
+            Self { order: Order::Aggregate, start: Start::At(_), .. } => wrong("in order it begins with everything, or with what is new"),
             _ if self.batch == 0 || self.max_ack_pending == 0 || self.max_deliver == 0 => wrong("a limit is zero"),
             _ if self.ack_wait < Duration::from_secs(1) => wrong("its ack wait is shorter than a second"),
             _ => Ok(()),
@@ -130,6 +134,8 @@ impl Durable {
             deliver_policy: match self.start {
                 Start::All => DeliverPolicy::All,
                 Start::New => DeliverPolicy::New,
+                // As the server tells it.
+                Start::At(start_time) => DeliverPolicy::ByStartTime { start_time: start_time.to_offset(UtcOffset::UTC) },
             },
             ack_policy: if planted!(AckAll) { AckPolicy::All } else { AckPolicy::Explicit },
             ack_wait: self.ack_wait,

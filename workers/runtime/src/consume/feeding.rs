@@ -32,20 +32,27 @@ struct Place {
     since: OffsetDateTime,
 }
 
-/// Notes that a feeding has begun, or finds one that is not done. None when the durable was fed already.
-async fn begin(pool: &Pool, consumer: &str, durable_created: OffsetDateTime, is_new: bool) -> Result<Option<Place>, String> {
+/// Notes that a feeding has begun, for a consumer that begins at a time from then on, or finds one that is not done. None when the durable was fed already.
+async fn begin(
+    pool: &Pool,
+    consumer: &str,
+    durable_created: OffsetDateTime,
+    is_new: bool,
+    start: Option<OffsetDateTime>,
+) -> Result<Option<Place>, String> {
     let client = pool.get().await.map_err(|error| error.to_string())?;
     let row = client
         .query_opt(
-            "INSERT INTO consumer_feeds AS f (consumer, since, started_at) VALUES ($1, '-infinity', now())
+            "INSERT INTO consumer_feeds AS f (consumer, since, started_at) VALUES ($1, coalesce($5::timestamptz, '-infinity'), now())
              ON CONFLICT (consumer) DO UPDATE SET done = false,
                  partition = CASE WHEN f.done THEN 0 ELSE f.partition END,
                  partition_sequence = CASE WHEN f.done THEN 0 ELSE f.partition_sequence END,
-                 since = CASE WHEN NOT f.done THEN f.since WHEN $3 THEN '-infinity' ELSE f.started_at - $4::float8 * interval '1 second' END,
+                 since = CASE WHEN NOT f.done THEN f.since WHEN $3 THEN coalesce($5::timestamptz, '-infinity')
+                     ELSE f.started_at - $4::float8 * interval '1 second' END,
                  started_at = CASE WHEN f.done THEN now() ELSE f.started_at END
              WHERE NOT (f.done AND $3 AND f.started_at > $2)
              RETURNING partition, partition_sequence, CASE WHEN since = '-infinity' THEN 'epoch' ELSE since END",
-            &[&consumer, &durable_created, &is_new, &MARGIN.as_seconds_f64()],
+            &[&consumer, &durable_created, &is_new, &MARGIN.as_seconds_f64(), &start],
         )
         .await
         .map_err(|error| describe(&error))?;
@@ -77,7 +84,10 @@ where
             return Ok(true);
         }
         let (had, first) = (consumer.delivered.stream_sequence, stream.state.first_sequence);
-        let forgotten = streams::has_forgotten(stream) && had + 1 < first || self.behind;
+        let start = if let Start::At(start) = self.durable.start { Some(start) } else { None };
+        // The server begins with what is left, and says so in no number.
+        let began_later = is_new && start.is_some_and(|start| stream.state.messages == 0 || stream.state.first_timestamp > start);
+        let forgotten = streams::has_forgotten(stream) && (had + 1 < first || began_later) || self.behind;
         let Some(pool) = self.pool.clone() else {
             if forgotten {
                 self.metrics.gaps.inc();
@@ -94,7 +104,7 @@ where
         if !(forgotten || is_new && feed::is_older(&pool, &streams::incarnation(stream)).await?) {
             return Ok(true);
         }
-        let Some(place) = begin(&pool, self.durable.name, consumer.created, is_new).await? else { return Ok(true) };
+        let Some(place) = begin(&pool, self.durable.name, consumer.created, is_new, start).await? else { return Ok(true) };
         tracing::warn!(consumer.name = self.durable.name, had, first, "reading from the table what the stream does not have");
         for partition in feed::partitions(&pool).await?.into_iter().filter(|partition| *partition >= place.partition) {
             let mut after = if partition == place.partition { place.partition_sequence } else { 0 };
