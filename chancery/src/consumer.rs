@@ -5,6 +5,7 @@ mod history;
 mod lag;
 mod pause;
 mod place;
+mod replay;
 mod seek;
 
 use std::process::ExitCode;
@@ -35,6 +36,8 @@ pub enum Command {
     Pause(pause::Options),
     /// Lets a paused consumer go on.
     Resume(pause::ResumeOptions),
+    /// Lets one consumer have events again. Effects that are kept by the event's id stay once: it fills in what is missing.
+    Replay(replay::Options),
     /// Moves a consumer: it goes on with another event. Effects that are kept by the event's id stay once.
     Seek(seek::Options),
     /// Shows who has done what to consumers, the last first.
@@ -50,6 +53,7 @@ pub fn run(config: Config, guarded: bool, options: Options) -> anyhow::Result<Ex
         Some(Command::Lag(options)) => lag::run(&config, &options),
         Some(Command::Pause(options)) => pause::run(&config, options),
         Some(Command::Resume(options)) => pause::resume(&config, options),
+        Some(Command::Replay(options)) => replay::run(&config, options),
         Some(Command::Seek(options)) => seek::run(&config, options),
         Some(Command::History(options)) => history::run(&config, &options),
         None => role::run(Role::Consumer(options.name.context("which consumer?")?), config, guarded),

@@ -1,19 +1,22 @@
 //! Operators' hands on consumers: held, moved, and given events again, and who did it.
 
 use chancery::role::Consumer as Ours;
-use runtime::consume::{Durable, Order, Provisioned};
+use runtime::consume::{Durable, Order, Provisioned, Start};
 use serde_json::Value;
 use subjects::stream as names;
+use time::OffsetDateTime;
 
 use crate::{
     consumers::{
-        audited, count,
-        in_order::{FOLLOWER, Follower, effect, stack_with_effects},
+        address, audited, count,
+        in_order::{FOLLOWER, Follower, effect, forget, stack_with_effects},
+        invite,
+        mail_server::MailServer,
         tenant,
     },
     harness::{Stack, wait_until},
     letters::{Consumer, OTHER, PICKY, renamed},
-    recovery::{Ran, run},
+    recovery::{Ran, run, run_with},
 };
 
 /// `chancery consumer` with these arguments.
@@ -185,4 +188,100 @@ async fn a_consumer_in_order_that_is_moved_back_does_nothing_twice_and_is_never_
     let refused = consumer(&stack, &["seek", "follower", "--to", "end", "--skip"]).await.expect(1);
     assert!(refused.err.contains("asks for order"), "{}", refused.err);
     follower.end();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_fills_in_what_one_consumer_lacks_and_nobody_else_has_it() {
+    let stack = Stack::builder().consumers(&[Ours::Audit]).start().await;
+    let tenant = tenant(&stack).await;
+    let (picky, other) = (Consumer::start(&stack, PICKY).await, Consumer::start(&stack, OTHER).await);
+    let first = renamed(&stack, &tenant, "First").await.1;
+    wait_until("it works", async || picky.handled().len() == 1).await;
+    consumer(&stack, &["pause", "picky", "--for", "1h"]).await.expect(0);
+    let lost: Vec<String> = [renamed(&stack, &tenant, "Second").await.1, renamed(&stack, &tenant, "Third").await.1].into();
+    wait_until("they are there", async || other.handled().len() == 3).await;
+    consumer(&stack, &["seek", "picky", "--to", "end", "--skip"]).await.expect(0);
+    consumer(&stack, &["resume", "picky"]).await.expect(0);
+    let last = renamed(&stack, &tenant, "Last").await.1;
+    wait_until("it has gone on without them", async || picky.handled().len() == 2).await;
+
+    let (from, to) = (place_of(&stack, &lost[0]).await.to_string(), place_of(&stack, &last).await.to_string());
+    let range = ["replay", "picky", "--from", &from, "--to", &to];
+    let dry = consumer(&stack, &[&range[..], &["--dry-run"]].concat()).await.expect(0);
+    assert!(dry.out.contains("picky would have 2 events"), "{}", dry.out);
+    // Killed behind the first of them, and said again.
+    let killed = run_with(&stack, &[&["consumer"], &range[..]].concat(), &[("CHANCERY_FAILPOINT", "consumer_replayed=abort")]).await;
+    assert_ne!(killed.code, Some(0));
+    consumer(&stack, &[&range[..], &["--as", "ada"]].concat()).await.expect(0);
+    let standing = async || {
+        let info = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap().consumer_info("picky").await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    };
+    wait_until("it has everything", async || standing().await && picky.handled().len() >= 4).await;
+    let handled = picky.handled();
+    for event in [&first, &last] {
+        assert_eq!(handled.iter().filter(|(id, _)| id == event).count(), 1, "{handled:?}");
+    }
+    for event in &lost {
+        assert!(handled.iter().any(|(id, redrives)| id == event && *redrives == 1), "{handled:?}");
+    }
+    renamed(&stack, &tenant, "Afterwards").await;
+    wait_until("others go on", async || other.handled().len() == 5).await;
+    // To whoever else reads EVENTS a replay is no event, and effects that are there stay once.
+    audited(&stack).await;
+    consumer(&stack, &["replay", "audit", "--from", "start"]).await.expect(0);
+    wait_until("audit has handled it", async || {
+        let info = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap().consumer_info("audit").await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    let events = count(&stack, "SELECT count(*) FROM events").await;
+    assert_eq!(count(&stack, "SELECT count(*) FROM audit_log").await, events);
+    run(&stack, &["events", "reconcile"]).await.expect(0);
+    assert_eq!(history(&stack).await.iter().filter(|[_, action, _]| action == "replay").count(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_notifications_sends_no_mail() {
+    let mail = MailServer::start().await;
+    let stack = Stack::builder().consumers(&[Ours::Notifications, Ours::Onboarding]).env("CHANCERY_MAIL", mail.url()).start().await;
+    let tenant = tenant(&stack).await;
+    let guest = address("guest");
+    invite(&stack, &tenant, &guest).await;
+    mail.received(&guest, 1).await;
+    mail.quiet(&stack).await;
+    let before = mail.all().len();
+    let told = consumer(&stack, &["replay", "notifications", "--from", "2020-01-01T00:00:00Z"]).await.expect(0);
+    assert!(!told.out.contains(" 0 events"), "{}", told.out);
+    wait_until("it has handled them", async || {
+        let info = stack.jetstream().await.get_stream(names::EVENTS).await.unwrap().consumer_info("notifications").await.unwrap();
+        info.num_pending == 0 && info.num_ack_pending == 0
+    })
+    .await;
+    mail.quiet(&stack).await;
+    assert_eq!(mail.all().len(), before);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_durable_that_begins_at_a_time_has_what_came_then_from_the_stream_or_from_the_table() {
+    let stack = stack_with_effects(&[]).await;
+    let tenant = tenant(&stack).await;
+    let witness = Consumer::start(&stack, OTHER).await;
+    renamed(&stack, &tenant, "Before").await;
+    wait_until("it is stored", async || witness.handled().len() == 1).await;
+    let start = Start::At(OffsetDateTime::now_utc());
+    let after = renamed(&stack, &tenant, "After").await.1;
+    wait_until("it is stored", async || witness.handled().len() == 2).await;
+    let picky = Consumer::start(&stack, Durable { start, ..PICKY }).await;
+    wait_until("it has what came then", async || picky.handled().len() == 1).await;
+    assert_eq!(ids(&picky.handled()), [after.as_str()]);
+    // Found again as it is.
+    let again = Durable { start, ..PICKY }.provision(&stack.jetstream().await, &stack.config()).await.unwrap();
+    assert_eq!(again, Provisioned::Found);
+
+    forget(&stack).await;
+    let late = Consumer::start(&stack, Durable { name: "late", start, ..PICKY }).await;
+    let last = renamed(&stack, &tenant, "Last").await.1;
+    wait_until("it has both", async || late.handled().len() == 2).await;
+    assert_eq!(ids(&late.handled()), [after.as_str(), last.as_str()]);
 }

@@ -26,55 +26,55 @@ static PACKAGES: LazyLock<PathBuf> = LazyLock::new(|| packages("aiosmtpd", REQUI
 
 /// A mail as a mail program reads it.
 #[derive(Debug, Clone)]
-pub(super) struct Received(Value);
+pub(crate) struct Received(Value);
 
 impl Received {
     fn of(&self, name: &str) -> &str {
         self.0[name].as_str().unwrap_or_default()
     }
 
-    pub(super) fn id(&self) -> &str {
+    pub(crate) fn id(&self) -> &str {
         self.of("id")
     }
 
-    pub(super) fn subject(&self) -> &str {
+    pub(crate) fn subject(&self) -> &str {
         self.of("subject")
     }
 
-    pub(super) fn header(&self) -> &str {
+    pub(crate) fn header(&self) -> &str {
         self.of("header")
     }
 
-    pub(super) fn content_type(&self) -> &str {
+    pub(crate) fn content_type(&self) -> &str {
         self.of("type")
     }
 
-    pub(super) fn text(&self) -> &str {
+    pub(crate) fn text(&self) -> &str {
         self.of("text")
     }
 
-    pub(super) fn html(&self) -> &str {
+    pub(crate) fn html(&self) -> &str {
         self.of("html")
     }
 
     /// Whom the conversation named, whatever stands in the mail.
-    pub(super) fn recipients(&self) -> Vec<&str> {
+    pub(crate) fn recipients(&self) -> Vec<&str> {
         self.0["to"].as_array().unwrap().iter().filter_map(Value::as_str).collect()
     }
 
     /// The link of an invitation.
-    pub(super) fn link(&self) -> &str {
+    pub(crate) fn link(&self) -> &str {
         let found = self.text().split_whitespace().find(|word| word.contains("#token="));
         found.unwrap_or_else(|| panic!("no link in {}", self.text()))
     }
 
-    pub(super) fn token(&self) -> &str {
+    pub(crate) fn token(&self) -> &str {
         self.link().split_once("#token=").unwrap().1
     }
 }
 
 /// The server; it ends with the test, also when that is killed: its handler watches a pipe.
-pub(super) struct MailServer {
+pub(crate) struct MailServer {
     port: u16,
     folder: PathBuf,
     child: Option<Child>,
@@ -82,19 +82,19 @@ pub(super) struct MailServer {
 
 impl MailServer {
     /// A server that is not there yet, with an address.
-    pub(super) fn reserved() -> Self {
+    pub(crate) fn reserved() -> Self {
         Self { port: port::free(None).unwrap(), folder: fresh_folder("smtp"), child: None }
     }
 
     /// A server that answers.
-    pub(super) async fn start() -> Self {
+    pub(crate) async fn start() -> Self {
         let mut server = Self::reserved();
         server.go().await;
         server
     }
 
     /// Starts it and waits until it listens.
-    pub(super) async fn go(&mut self) {
+    pub(crate) async fn go(&mut self) {
         let packages = blocking(|| PACKAGES.clone());
         let log = File::create(self.folder.join("log")).unwrap();
         let mut command = Command::new("python3");
@@ -111,12 +111,12 @@ impl MailServer {
     }
 
     /// For `CHANCERY_MAIL`.
-    pub(super) fn url(&self) -> String {
+    pub(crate) fn url(&self) -> String {
         format!("smtp://127.0.0.1:{}", self.port)
     }
 
     /// Everything it has accepted, in order.
-    pub(super) fn all(&self) -> Vec<Received> {
+    pub(crate) fn all(&self) -> Vec<Received> {
         let entries = fs::read_dir(&self.folder).unwrap().map(|entry| entry.unwrap().path());
         let files: BTreeMap<PathBuf, ()> =
             entries.filter(|path| path.extension().is_some_and(|kind| kind == "json")).map(|path| (path, ())).collect();
@@ -124,18 +124,18 @@ impl MailServer {
     }
 
     /// What came for an address.
-    pub(super) fn to(&self, address: &str) -> Vec<Received> {
+    pub(crate) fn to(&self, address: &str) -> Vec<Received> {
         self.all().into_iter().filter(|mail| mail.recipients() == [address]).collect()
     }
 
     /// Waits until so many came for an address.
-    pub(super) async fn received(&self, address: &str, number: usize) -> Vec<Received> {
+    pub(crate) async fn received(&self, address: &str, number: usize) -> Vec<Received> {
         wait_until(&format!("mail {number} to {address}"), async || self.to(address).len() >= number).await;
         self.to(address)
     }
 
     /// Waits until the notifier has nothing to send any more: what could come twice has come twice by then.
-    pub(super) async fn quiet(&self, stack: &Stack) {
+    pub(crate) async fn quiet(&self, stack: &Stack) {
         super::followed(stack, chancery::role::Consumer::Notifications).await;
         let pending = "SELECT count(*) FROM notifications.ledger WHERE state = 'pending'";
         wait_until("no mail is pending", async || super::count(stack, pending).await == 0).await;

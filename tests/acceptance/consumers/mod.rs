@@ -8,7 +8,7 @@ mod expiry;
 mod fanning_out;
 mod guests;
 pub(crate) mod in_order;
-mod mail_server;
+pub(crate) mod mail_server;
 mod mailing;
 mod outages;
 mod poison;
