@@ -12,8 +12,8 @@ use anyhow::Context as _;
 use clap::Args;
 use runtime::Config;
 
-pub(crate) use self::show::{age, consumers};
 use self::show::table;
+pub(crate) use self::show::{age, consumers};
 use crate::{
     overview::{Observer, Overview},
     role,
