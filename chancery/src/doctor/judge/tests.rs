@@ -55,6 +55,9 @@ fn troubles(change: impl FnOnce(&mut Overview)) -> Vec<(Level, String, String)> 
     findings.into_iter().filter(|finding| finding.level > Level::Fine).map(|finding| (finding.level, finding.what, finding.found)).collect()
 }
 
+/// What is done to a sound cluster, and how bad that is, in words.
+type Case = (fn(&mut Overview), Level, &'static str);
+
 #[test]
 fn a_sound_cluster_has_no_trouble_and_each_trouble_has_its_name() {
     assert_eq!(troubles(|_| ()), []);
@@ -65,7 +68,7 @@ fn a_sound_cluster_has_no_trouble_and_each_trouble_has_its_name() {
         (level, format!("{what}: {found}"))
     };
     use Level::{Warning, Wrong};
-    let cases: [(fn(&mut Overview), Level, &str); 12] = [
+    let cases: [Case; 12] = [
         (|now| now.partitions.without_owner = 32, Wrong, "partitions: 32 of 64 have no worker that decides them"),
         (|now| now.undecided = Waiting { count: 3, oldest_seconds: Some(61.0) }, Wrong, "undecided commands: 3, the oldest for 61.0 s"),
         (|now| now.unpublished = Waiting { count: 1, oldest_seconds: Some(600.0) }, Wrong, "unpublished events: 1, the oldest for 10 min"),
