@@ -13,16 +13,16 @@ use runtime::{Config, nats::Access, store};
 use serde::Serialize;
 use time::OffsetDateTime;
 
-pub(crate) use self::streams::after_of;
 pub use self::{
     consumers::ConsumerState,
     streams::StreamState,
     tables::{Owner, Partitions},
 };
+pub(crate) use self::{consumers::durable_info, streams::after_of};
 use crate::{connect, manifest::Manifest};
 
 /// How long one question to NATS may take.
-pub(crate) const LIMIT: Duration = Duration::from_secs(5);
+const LIMIT: Duration = Duration::from_secs(5);
 
 /// What stood where.
 #[derive(Debug, Clone, PartialEq, Serialize)]

@@ -21,6 +21,8 @@ pub(crate) const PART: &str = "schema";
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long one look may take: a frozen server must not keep a role from draining.
 const LIMIT: Duration = Duration::from_secs(15);
+/// How far each owner's tables are.
+const VERSIONS: &str = "SELECT owner, version, oldest FROM schema_versions";
 /// How often the same trouble is logged again.
 const SAY_AGAIN: Duration = Duration::from_secs(30);
 
@@ -91,7 +93,7 @@ fn judge(known: &[(String, i32)], found: &[(String, Versions)]) -> Verdict {
 /// # Errors
 /// The table cannot be read; a database that was never migrated has none.
 pub(crate) fn versions(client: &mut postgres::Client) -> anyhow::Result<Vec<(String, Versions)>> {
-    let rows = client.query("SELECT owner, version, oldest FROM schema_versions", &[]);
+    let rows = client.query(VERSIONS, &[]);
     let rows = rows.map_err(|error| anyhow::anyhow!("cannot look how far the database is: {}", store::describe(&error)))?;
     rows.iter().map(|row| Ok((row.try_get(0)?, Versions { version: row.try_get(1)?, oldest: row.try_get(2)? }))).collect()
 }
@@ -99,7 +101,7 @@ pub(crate) fn versions(client: &mut postgres::Client) -> anyhow::Result<Vec<(Str
 /// What the database says; nothing where nobody has migrated it so far.
 async fn found(config: &Config) -> Result<Vec<(String, Versions)>, String> {
     let client = store::connect(config, "chancery schema", "").await?;
-    match client.query("SELECT owner, version, oldest FROM schema_versions", &[]).await {
+    match client.query(VERSIONS, &[]).await {
         Ok(rows) => Ok(rows.iter().map(|row| (row.get(0), Versions { version: row.get(1), oldest: row.get(2) })).collect()),
         Err(error) if error.code() == Some(&SqlState::UNDEFINED_TABLE) => Ok(Vec::new()),
         Err(error) => Err(store::describe(&error)),

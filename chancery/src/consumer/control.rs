@@ -1,11 +1,11 @@
 //! What every hand on a consumer needs: what it stands on, and the row that says whose hand it was.
 
 use anyhow::{Context as _, bail};
-use async_nats::jetstream::{self, consumer::Info, context::ConsumerInfoErrorKind, stream::Stream};
-use runtime::{Config, nats, store, streams};
+use async_nats::jetstream::{self, consumer::Info, stream::Stream};
+use runtime::{Config, consume, nats, store, streams};
 use subjects::stream as names;
 
-use crate::overview::after_of;
+use crate::overview::{after_of, durable_info};
 
 /// Connections of somebody who has a hand on consumers.
 pub(super) struct Control {
@@ -37,10 +37,8 @@ impl Control {
         if !subjects::is_consumer(name) {
             bail!("{name:?} is no name of a consumer");
         }
-        match self.events.consumer_info(name).await {
-            Ok(info) => return Ok(Standing::Durable(Box::new(info))),
-            Err(error) if matches!(error.kind(), ConsumerInfoErrorKind::NotFound) => {}
-            Err(error) => return Err(error).with_context(|| format!("looking at the durable {name}")),
+        if let Some(info) = durable_info(&self.events, name).await? {
+            return Ok(Standing::Durable(Box::new(info)));
         }
         let row = self.database.query_opt("SELECT position FROM consumer_positions WHERE consumer = $1", &[&name]).await;
         match row.map_err(|error| failed(&error))? {
@@ -66,10 +64,9 @@ impl Control {
     }
 }
 
-/// What a durable takes, however it is told.
+/// What a durable takes.
 pub(super) fn filters(info: &Info) -> Vec<String> {
-    let (one, several) = (&info.config.filter_subject, &info.config.filter_subjects);
-    several.iter().cloned().chain((!one.is_empty()).then(|| one.clone())).collect()
+    consume::filters(&info.config.filter_subject, &info.config.filter_subjects).into_iter().collect()
 }
 
 pub(super) fn failed(error: &tokio_postgres::Error) -> anyhow::Error {

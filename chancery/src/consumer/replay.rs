@@ -15,7 +15,7 @@ use async_nats::{
 use clap::Args;
 use futures_util::StreamExt as _;
 use runtime::{Config, failpoint, streams};
-use subjects::{TenantId, header};
+use subjects::{EventSubject, TenantId, header};
 use tokio::time::timeout;
 
 use super::{
@@ -58,9 +58,10 @@ pub(super) fn run(config: &Config, options: Options) -> anyhow::Result<ExitCode>
         let Standing::Durable(info) = control.standing(&name).await? else {
             bail!("{name} asks for order: its position and its effects are of one transaction, so there is nothing to be filled in");
         };
-        let (again, wanted): (Vec<String>, Vec<String>) = filters(&info).into_iter().partition(|filter| filter.starts_with("redrive."));
-        if !again.iter().any(|filter| *filter == subjects::redrives(&name)) {
-            bail!("the durable {name} does not take redrive.{name}.>; provision it so, or move it with `seek`");
+        let own = subjects::redrives(&name);
+        let (again, wanted): (Vec<String>, Vec<String>) = filters(&info).into_iter().partition(|filter| *filter == own);
+        if again.is_empty() {
+            bail!("the durable {name} does not take {own}; provision it so, or move it with `seek`");
         }
         let (first, end) = (control.number(from).await?, control.number(to).await?);
         if first >= end {
@@ -146,10 +147,7 @@ impl Control {
 
 /// Subject and headers of an event for one consumer alone.
 fn again(name: &str, message: &Message) -> anyhow::Result<(String, HeaderMap)> {
-    let mut tokens = message.subject.splitn(3, '.');
-    let (Some("evt"), Some(tenant), Some(event_type)) = (tokens.next(), tokens.next(), tokens.next()) else {
-        bail!("{} is no subject of an event", message.subject);
-    };
+    let EventSubject { tenant, event_type } = EventSubject::parse(&message.subject)?;
     let tenant: TenantId = tenant.parse().with_context(|| format!("{tenant} is no tenant"))?;
     let mut headers = HeaderMap::new();
     for (key, values) in message.headers.iter().flat_map(HeaderMap::iter) {

@@ -26,7 +26,7 @@ const LOOKS: usize = 6;
 /// The pause between two.
 const PAUSE: Duration = Duration::from_millis(400);
 
-/// Everything that was looked at, worst last within each part.
+/// Everything that was looked at, in the order in which it was.
 pub(super) fn everything(config: &Config, options: &Options) -> anyhow::Result<Vec<Finding>> {
     let mut findings = Vec::new();
     let has_database = database(config, &mut findings)?;

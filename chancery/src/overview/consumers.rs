@@ -91,12 +91,17 @@ pub(super) async fn look(
     Ok(all)
 }
 
+/// Looks at a durable of EVENTS; none if there is none of that name.
+pub(crate) async fn durable_info(events: &jetstream::stream::Stream, name: &str) -> anyhow::Result<Option<jetstream::consumer::Info>> {
+    match events.consumer_info(name).await {
+        Ok(info) => Ok(Some(info)),
+        Err(error) if matches!(error.kind(), jetstream::context::ConsumerInfoErrorKind::NotFound) => Ok(None),
+        Err(error) => Err(error).with_context(|| format!("looking at the durable {name}")),
+    }
+}
+
 async fn without_order(client: &Client, events: &jetstream::stream::Stream, entry: &'static Entry, state: &mut ConsumerState) -> anyhow::Result<()> {
-    let info = match events.consumer_info(entry.name).await {
-        Ok(info) => info,
-        Err(error) if matches!(error.kind(), jetstream::context::ConsumerInfoErrorKind::NotFound) => return Ok(()),
-        Err(error) => return Err(error).with_context(|| format!("looking at the durable {}", entry.name)),
-    };
+    let Some(info) = durable_info(events, entry.name).await? else { return Ok(()) };
     state.exists = true;
     state.is_asking = info.num_waiting > 0;
     state.pending = info.num_pending;

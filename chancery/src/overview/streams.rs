@@ -7,7 +7,7 @@ use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use runtime::{Config, streams};
 use serde::Serialize;
-use subjects::stream as names;
+use subjects::{DeadLetterSubject, command_filter, stream as names};
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::time::timeout;
 
@@ -32,10 +32,8 @@ pub struct StreamState {
     pub last: u64,
     /// Copies it is to have.
     pub replicas: usize,
-    /// The server that leads it; none where there is one server alone.
+    /// The server that leads it; none while it has no leader.
     pub leader: Option<String>,
-    /// Whether it belongs to a cluster of servers.
-    pub is_clustered: bool,
     /// Servers that have a copy and are offline or behind.
     pub behind: Vec<String>,
     /// Which life of the stream this is.
@@ -48,7 +46,7 @@ impl StreamState {
     #[cfg(test)]
     pub(crate) fn sample(name: &str) -> Self {
         let (name, leader) = (name.to_owned(), Some("nats-1".to_owned()));
-        Self { name, messages: 1, bytes: 1, max_bytes: Some(100), last: 1, replicas: 3, leader, is_clustered: true, behind: Vec::new(), life: 1 }
+        Self { name, messages: 1, bytes: 1, max_bytes: Some(100), last: 1, replicas: 3, leader, behind: Vec::new(), life: 1 }
     }
 
     /// How full it is, from 0 to 1; 0 without a limit.
@@ -76,7 +74,6 @@ pub(super) async fn look(context: &jetstream::Context, config: &Config) -> anyho
             last: info.state.last_sequence,
             replicas: info.config.num_replicas,
             leader: cluster.and_then(|cluster| cluster.leader.clone()),
-            is_clustered: cluster.is_some_and(|cluster| cluster.raft_group.is_some() || !cluster.replicas.is_empty()),
             behind: peers.iter().filter(|peer| peer.offline || !peer.current).map(|peer| peer.name.clone()).collect(),
             life: streams::life(info),
         });
@@ -88,11 +85,11 @@ pub(super) async fn look(context: &jetstream::Context, config: &Config) -> anyho
 pub(super) async fn letters(context: &jetstream::Context) -> anyhow::Result<BTreeMap<String, u64>> {
     let mut counts = BTreeMap::new();
     let Some(found) = streams::look_at(context, names::DEADLETTERS).await.map_err(anyhow::Error::msg)? else { return Ok(counts) };
-    let mut subjects = found.info_with_subjects("dlq.>").await.context("asking DEADLETTERS for its subjects")?;
+    let mut subjects = found.info_with_subjects(subjects::ANY_DEAD_LETTER).await.context("asking DEADLETTERS for its subjects")?;
     while let Some((subject, count)) = subjects.try_next().await.context("asking DEADLETTERS for its subjects")? {
-        if let Some(who) = subject.split('.').nth(1) {
-            *counts.entry(who.to_owned()).or_default() += count as u64;
-        }
+        // What is no subject of ours is counted under itself, and so in the sum.
+        let who = DeadLetterSubject::parse(&subject).map_or(subject.as_str(), |letter| letter.consumer);
+        *counts.entry(who.to_owned()).or_default() += count as u64;
     }
     Ok(counts)
 }
@@ -102,7 +99,7 @@ pub(super) async fn undecided(client: &Client, cursors: &[Cursor], streams: &[St
     let Some(commands) = streams.iter().find(|stream| stream.name == names::COMMANDS) else { return Ok(Waiting::default()) };
     // A cursor of another life of the stream says nothing: then all of it is to be read.
     let from = |cursor: &Cursor| if cursor.life == commands.life { cursor.cursor } else { 0 };
-    let questions = cursors.iter().map(|cursor| (format!("cmd.{}.>", cursor.partition), from(cursor)));
+    let questions = cursors.iter().map(|cursor| (command_filter(cursor.partition), from(cursor)));
     let answers: Vec<Option<(u64, OffsetDateTime)>> = stream::iter(questions)
         .map(|(subject, after)| after_of(client, names::COMMANDS, subject, after))
         .buffer_unordered(AT_ONCE)

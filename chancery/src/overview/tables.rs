@@ -49,7 +49,7 @@ pub(super) struct Ordered {
 /// The number of COMMANDS up to which a partition is decided.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Cursor {
-    pub(super) partition: u64,
+    pub(super) partition: u16,
     pub(super) cursor: u64,
     /// The life of COMMANDS it belongs to.
     pub(super) life: i64,
@@ -92,11 +92,7 @@ pub(super) async fn look(client: &Client, config: &Config) -> anyhow::Result<Tab
             let age: Option<f64> = row.try_get(6)?;
             unpublished.oldest_seconds = [unpublished.oldest_seconds, age].into_iter().flatten().reduce(f64::max);
         }
-        cursors.push(Cursor {
-            partition: u64::from(partition.unsigned_abs()),
-            cursor: cursor.unsigned_abs(),
-            life: life.parse().unwrap_or_default(),
-        });
+        cursors.push(Cursor { partition: partition.unsigned_abs(), cursor: cursor.unsigned_abs(), life: life.parse().unwrap_or_default() });
     }
     partitions.without_owner = partitions.total.saturating_sub(owned);
     let mut ordered = BTreeMap::new();

@@ -31,7 +31,7 @@ pub(super) fn table(now: &Overview, before: Option<&Overview>) -> String {
     for stream in &now.streams {
         let full = stream.max_bytes.map_or("-".into(), |_| format!("{:.1} %", stream.fullness() * 100.0));
         let behind = if stream.behind.is_empty() { String::new() } else { format!("behind: {}", stream.behind.join(", ")) };
-        let leader = stream.leader.as_deref().unwrap_or(if stream.is_clustered { "NONE" } else { "-" });
+        let leader = stream.leader.as_deref().unwrap_or("NONE");
         let (name, messages, mib) = (&stream.name, stream.messages, stream.bytes >> 20);
         let line = format!("{name:<18} {messages:>10} {mib:>10} {full:>10} {:>9} {:>9} {leader:>6}  {behind}", stream.replicas, stream.last);
         let _ = writeln!(text, "{}", line.trim_end());

@@ -276,8 +276,8 @@ fn one_or_several(mut filters: Vec<String>) -> (String, Vec<String>) {
     if filters.len() == 1 { (filters.pop().unwrap_or_default(), filters) } else { (String::new(), filters) }
 }
 
-/// All filters, however they are told.
-fn filters(one: &str, several: &[String]) -> BTreeSet<String> {
+/// All filters of a durable, however they are told.
+pub fn filters(one: &str, several: &[String]) -> BTreeSet<String> {
     several.iter().cloned().chain((!one.is_empty()).then(|| one.to_owned())).collect()
 }
 

@@ -36,7 +36,7 @@ mod trace;
 
 pub use deadpool_postgres::Transaction;
 pub use decode::Event;
-pub use durable::{Durable, Order, Provisioned, Standing, Start};
+pub use durable::{Durable, Order, Provisioned, Standing, Start, filters};
 pub use ordered::consume_in_order;
 pub use shared::consume;
 pub use sql::judge;
