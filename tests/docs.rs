@@ -202,7 +202,7 @@ fn the_docs_of_problems_are_what_the_gateway_serves() {
 }
 
 /// Variables that are read before there is a configuration, or by tools and tests.
-const ELSEWHERE: [(&str, &str); 18] = [
+const ELSEWHERE: [(&str, &str); 17] = [
     ("CHANCERY_DOCTOR_ROLES", "where roles say how they are, as NAME=HOST:PORT with commas between; for `doctor`"),
     ("CHANCERY_DOCTOR_MONITORS", "where nats-servers' monitoring listens, as HOST:PORT with commas between; for `doctor`"),
     ("CHANCERY_ROLE_PASSWORD", "the password `migrate` gives the database roles; also as `CHANCERY_ROLE_PASSWORD_FILE`"),
@@ -218,7 +218,6 @@ const ELSEWHERE: [(&str, &str); 18] = [
     ("CHANCERY_NATS_MEMORY", "memory of each nats-server; for `compose.yaml`, see compose.md"),
     ("CHANCERY_POSTGRES_MEMORY", "memory of PostgreSQL; for `compose.yaml`, see compose.md"),
     ("CHANCERY_PLANTED", "the defect a build with the feature `planted` has; such builds exist for `chaos --planted` alone"),
-    ("CHANCERY_GUARDED", "a role ends when its standard input does; set by who starts it"),
     ("CHANCERY_RECORD", "`1` lets the tests record JSON and these documents anew"),
     ("CHANCERY_TEST_COMMANDS", "commands in each of the load tests"),
 ];

@@ -12,10 +12,12 @@ use std::{
 use serde_json::Value;
 
 /// Which of our crates a crate may depend on. A new crate fails until it has a line here.
-const ARROWS: [(&str, &[&str]); 12] = [
+const ARROWS: [(&str, &[&str]); 14] = [
     ("subjects", &[]),
     ("aggregates", &["subjects"]),
     ("runtime", &["aggregates", "subjects"]),
+    ("chancery-kit", &["runtime", "aggregates", "subjects"]),
+    ("chancery-harness", &["runtime", "aggregates", "subjects"]),
     ("command-gateway", &["runtime", "aggregates", "subjects"]),
     ("logging", &["runtime", "aggregates", "subjects"]),
     ("audit", &["runtime", "aggregates", "subjects"]),
@@ -28,6 +30,7 @@ const ARROWS: [(&str, &[&str]); 12] = [
         "chancery",
         &[
             "command-gateway",
+            "chancery-kit",
             "logging",
             "audit",
             "notifications",

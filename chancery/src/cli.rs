@@ -20,7 +20,7 @@ use crate::{
     patience::patiently,
     provision::{self, Sign},
     role::{self, Role},
-    status,
+    stand, status,
     token::{self, Claims},
     up,
 };
@@ -38,9 +38,6 @@ const VERSION: &str = env!("CARGO_PKG_VERSION");
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Ends when standard input does; set by the process that starts a role.
-    #[arg(long, hide = true, global = true, env = "CHANCERY_GUARDED", value_parser = clap::builder::BoolishValueParser::new())]
-    guarded: bool,
 }
 
 #[derive(Debug, Subcommand)]
@@ -113,6 +110,8 @@ enum Command {
     /// Dead letters: what consumers and workers gave up on.
     #[command(subcommand)]
     Dlq(dlq::Command),
+    /// Servers for the test of a consumer, in any language: fresh, provisioned, and gone with who has started them.
+    Stand(stand::Options),
     /// Measures durable commands per second on a stack of its own.
     Bench(bench::Options),
     /// Does faults to a cluster under load and says whether anything was lost, happened twice, or was out of order.
@@ -228,11 +227,12 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
     let config = Config::from_env()?;
     match command {
         Command::Up { reset, nodes, demo } => return up::run(config, up::Options { reset, nodes, demo }),
-        Command::Gateway => return role::run(Role::Gateway, config, cli.guarded),
-        Command::Worker => return role::run(Role::Worker, config, cli.guarded),
-        Command::Consumer(options) => return consumer::run(config, cli.guarded, options),
+        Command::Gateway => return role::run(Role::Gateway, config),
+        Command::Worker => return role::run(Role::Worker, config),
+        Command::Consumer(options) => return consumer::run(config, options),
         Command::Events(command) => return events::run(&config, command),
         Command::Dlq(command) => return dlq::run(&config, command),
+        Command::Stand(options) => return stand::run(&config, &options),
         Command::Doctor(options) => return doctor::run(&config, &options),
         Command::Status(options) => return status::run(&config, &options),
         Command::Bench(options) => return bench::run(config, options),
@@ -325,7 +325,7 @@ fn verify(config: &Config, tenant: Option<TenantId>, heads: Option<&Path>) -> an
             text.lines().filter(|line| line.starts_with("tenant_")).map(str::parse).collect::<Result<Vec<audit::Head>, _>>()?
         }
     };
-    let report = role::runtime_on(Some(1))?.block_on(audit::verify(config.database_url.expose(), tenant, &published))?;
+    let report = chancery_kit::process::runtime_on(Some(1))?.block_on(audit::verify(config.database_url.expose(), tenant, &published))?;
     for head in &report.heads {
         println!("{head}");
     }

@@ -7,8 +7,6 @@ use runtime::{
     nats::{Access, Connection},
 };
 
-use crate::role;
-
 /// Refuses to begin without a database.
 ///
 /// # Errors
@@ -27,7 +25,7 @@ pub fn needs_database(config: &Config) -> anyhow::Result<()> {
 pub fn as_operator<T>(config: &Config, name: &str, work: impl AsyncFnOnce(Connection) -> anyhow::Result<T>) -> anyhow::Result<T> {
     needs_database(config)?;
     runtime::failpoint::arm(config.failpoint.as_deref());
-    role::runtime_on(Some(1))?.block_on(async { work(runtime::nats::connect(config, name, subjects::user::OPERATOR).await?).await })
+    chancery_kit::process::runtime_on(Some(1))?.block_on(async { work(runtime::nats::connect(config, name, subjects::user::OPERATOR).await?).await })
 }
 
 /// A session of PostgreSQL for tools that are not async, with a limit for connecting. Blocking.

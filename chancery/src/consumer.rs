@@ -3,6 +3,7 @@
 mod control;
 mod history;
 mod lag;
+mod new;
 mod pause;
 mod place;
 mod replay;
@@ -30,6 +31,8 @@ pub struct Options {
 /// What can be done.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Writes the crate of a new consumer in Rust, which compiles, passes its test and stands in a manifest.
+    New(new::Options),
     /// Shows how far declared consumers are.
     Lag(lag::Options),
     /// Holds a consumer for a while: it has no events until then.
@@ -48,14 +51,15 @@ pub enum Command {
 ///
 /// # Errors
 /// What ended the consumer, or what could not be done.
-pub fn run(config: Config, guarded: bool, options: Options) -> anyhow::Result<ExitCode> {
+pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     match options.what {
+        Some(Command::New(options)) => new::run(&config, &options),
         Some(Command::Lag(options)) => lag::run(&config, &options),
         Some(Command::Pause(options)) => pause::run(&config, options),
         Some(Command::Resume(options)) => pause::resume(&config, options),
         Some(Command::Replay(options)) => replay::run(&config, options),
         Some(Command::Seek(options)) => seek::run(&config, options),
         Some(Command::History(options)) => history::run(&config, &options),
-        None => role::run(Role::Consumer(options.name.context("which consumer?")?), config, guarded),
+        None => role::run(Role::Consumer(options.name.context("which consumer?")?), config),
     }
 }

@@ -7,7 +7,6 @@
 
 use std::{
     fs::{File, TryLockError},
-    io::Read,
     path::{Path, PathBuf},
     process::{ExitCode, Stdio},
     time::{Duration, Instant},
@@ -21,7 +20,6 @@ use nix::{
 use tokio::{
     process::Command,
     signal::unix::{SignalKind, signal},
-    sync::mpsc,
 };
 
 use crate::child::pid;
@@ -97,7 +95,7 @@ impl Guard {
         }
         let mut server = command.spawn().with_context(|| format!("starting {program}"))?;
         let id = server.id().context("the server ended at once")?;
-        let mut parent = parent_gone();
+        let mut parent = chancery_kit::process::parent_gone();
         let (mut term, mut int, mut hup) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?);
         let status = tokio::select! {
             status = server.wait() => status?,
@@ -117,18 +115,6 @@ impl Guard {
         };
         Ok((status.code().and_then(|code| u8::try_from(code).ok()).map_or(ExitCode::FAILURE, ExitCode::from), false))
     }
-}
-
-/// Tells when standard input ends, which is when the parent does.
-pub fn parent_gone() -> mpsc::Receiver<()> {
-    let (sender, receiver) = mpsc::channel(1);
-    std::thread::spawn(move || {
-        let mut buffer = [0; 64];
-        // Nothing is ever written; an error means the pipe is gone as well.
-        while matches!(std::io::stdin().read(&mut buffer), Ok(1..)) {}
-        let _ = sender.blocking_send(());
-    });
-    receiver
 }
 
 /// The lock of a server's folder: beside the folder, not in it, because the folder may belong to the server's user and may be removed.

@@ -2,7 +2,6 @@
 //!
 //! `main` is synchronous. Migrations and servers are handled before any async runtime starts; a role then gets a runtime of its own.
 
-pub mod admin;
 pub mod bench;
 pub mod chaos;
 pub mod child;
@@ -27,7 +26,7 @@ pub mod role;
 mod schema;
 pub mod servers;
 mod signals;
+pub mod stand;
 pub mod status;
-pub mod telemetry;
 pub mod token;
 pub mod up;

@@ -136,6 +136,14 @@ impl Manifest {
         Ok(Box::leak(Box::new(manifest)))
     }
 
+    /// Looks at a text as at the file that [`Manifest::load`] reads.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it, a line each.
+    pub(crate) fn check(text: &str) -> anyhow::Result<()> {
+        Self::read(text, Self::built_in().clone()).map(|_| ())
+    }
+
     /// Adds what a text declares to what there is.
     fn read(text: &str, before: Self) -> anyhow::Result<Self> {
         let (read, mut wrong) = read::entries(text)?;

@@ -23,7 +23,6 @@ use crate::{
     connect,
     manifest::{Entry, Manifest},
     migrate::Passwords,
-    role,
 };
 
 /// What was made.
@@ -168,7 +167,9 @@ fn on_nats<T>(config: &Config, work: impl AsyncFnOnce(async_nats::Client) -> Res
         let named = |error| if let StartError::Nats(text) = error { StartError::Nats(nats::named(text, started)) } else { error };
         Ok(work(client).await.map_err(named)?)
     };
-    role::runtime_on(Some(1))?.block_on(work).map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))
+    chancery_kit::process::runtime_on(Some(1))?
+        .block_on(work)
+        .map_err(|error: Box<dyn std::error::Error + Send + Sync>| anyhow::Error::from_boxed(error))
 }
 
 fn database(config: &Config) -> anyhow::Result<Option<Client>> {

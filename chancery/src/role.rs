@@ -2,23 +2,15 @@
 
 use std::{process::ExitCode, time::Duration};
 
-use anyhow::{Context as _, anyhow};
+use anyhow::anyhow;
+use chancery_kit::{admin, process, telemetry};
 use runtime::{Config, Stop, consume::Durable};
-use tokio::{
-    runtime::{Builder, Runtime},
-    signal::unix::{SignalKind, signal},
-    sync::oneshot,
-    time::timeout,
-};
+use tokio::{sync::oneshot, time::timeout};
 
-use crate::{admin, guard, schema, telemetry};
+use crate::schema;
 
-/// How much longer than its own limit a drain may take before the process ends itself.
-const DRAIN_SLACK: Duration = Duration::from_secs(2);
 /// How long a gateway that may not begin yet stays silent, which is longer than one look at a database that is ready takes.
 const SILENCE: Duration = Duration::from_secs(1);
-/// How long a role goes on when its parent has died: what it leaves undone, the next start finishes.
-const ORPHAN_LIMIT: Duration = Duration::from_secs(2);
 
 /// A role of its own process.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -163,39 +155,27 @@ impl Role {
     }
 }
 
-/// A runtime on so many threads; none for as many as there are processors.
-///
-/// # Errors
-/// The system gives no thread or no file descriptor.
-pub(crate) fn runtime_on(threads: Option<usize>) -> anyhow::Result<Runtime> {
-    let mut builder = if threads == Some(1) { Builder::new_current_thread() } else { Builder::new_multi_thread() };
-    if let Some(threads) = threads {
-        builder.worker_threads(threads);
-    }
-    builder.enable_all().build().context("starting the runtime")
-}
-
-/// Runs a role until a signal, or until its parent ends when `guarded`. Blocking: makes the runtime.
+/// Runs a role until a signal, or until its parent ends when it is guarded. Blocking: makes the runtime.
 ///
 /// # Errors
 /// What ended the role.
-pub fn run(role: Role, config: Config, guarded: bool) -> anyhow::Result<ExitCode> {
+pub fn run(role: Role, config: Config) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(&config, role.name())?;
     runtime::failpoint::arm(config.failpoint.as_deref());
     #[cfg(feature = "planted")]
     runtime::planted::arm_as_told()?;
-    let runtime = runtime_on(config.threads.or(role.threads()))?;
-    let result = runtime.block_on(drive(role, config, guarded));
+    let runtime = process::runtime_on(config.threads.or(role.threads()))?;
+    let result = runtime.block_on(drive(role, config));
     runtime.shutdown_timeout(Duration::from_secs(1));
     telemetry.finish();
     result.map(|()| ExitCode::SUCCESS)
 }
 
-async fn drive(role: Role, config: Config, guarded: bool) -> anyhow::Result<()> {
+async fn drive(role: Role, config: Config) -> anyhow::Result<()> {
     let stop = Stop::new();
-    watch_signals(stop.clone(), config.drain + DRAIN_SLACK)?;
-    if guarded {
-        watch_parent(stop.clone());
+    process::drain_on_signals(stop.clone(), config.drain)?;
+    if config.guarded {
+        process::drain_with_parent(stop.clone());
     }
     let serve_admin = if role == Role::Gateway { None } else { config.admin_listen };
     // Served until the role has ended, so that a draining role can still be asked.
@@ -264,30 +244,6 @@ async fn may_begin(role: Role, config: &Config, stop: &Stop, mut begun: oneshot:
         waiting.abort();
     }
     begun
-}
-
-/// The first SIGTERM or SIGINT asks for a drain, a second one ends at once; so does the limit, whoever asked.
-fn watch_signals(stop: Stop, limit: Duration) -> std::io::Result<()> {
-    let (mut term, mut int) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
-    tokio::spawn(async move {
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, () = stop.cancelled() => {} }
-        tracing::info!("draining");
-        stop.cancel();
-        tokio::select! { _ = term.recv() => {}, _ = int.recv() => {}, () = tokio::time::sleep(limit) => tracing::error!("drain took too long") }
-        std::process::exit(1);
-    });
-    Ok(())
-}
-
-fn watch_parent(stop: Stop) {
-    let mut gone = guard::parent_gone();
-    tokio::spawn(async move {
-        if gone.recv().await.is_some() {
-            stop.cancel();
-            tokio::time::sleep(ORPHAN_LIMIT).await;
-            std::process::exit(1);
-        }
-    });
 }
 
 #[cfg(test)]

@@ -15,8 +15,6 @@ use tokio_postgres::error::SqlState;
 
 use crate::{migrate, role::Role};
 
-/// What `/readyz` calls it.
-pub(crate) const PART: &str = "schema";
 /// The pause between two looks of who may not begin yet.
 const PAUSE: Duration = Duration::from_millis(500);
 /// How long one look may take: a frozen server must not keep a role from draining.
@@ -125,11 +123,11 @@ pub(crate) async fn watch(role: Role, config: Config, stop: Stop, begin: oneshot
         };
         let (may_begin, pause) = match found.map(|found| judge(&known, &found)) {
             Ok(Verdict::TooOld(why)) => {
-                health::set(PART, false, why.as_str());
+                health::set(health::SCHEMA, false, why.as_str());
                 return Ok(Some(why));
             }
             Ok(Verdict::Fits(versions)) => {
-                health::set(PART, true, versions);
+                health::set(health::SCHEMA, true, versions);
                 fitted = true;
                 trouble = Trouble::default();
                 (true, config.schema_look)
@@ -162,7 +160,7 @@ struct Trouble(Option<(String, Instant)>);
 
 impl Trouble {
     fn say(&mut self, why: String) {
-        health::set(PART, false, why.as_str());
+        health::set(health::SCHEMA, false, why.as_str());
         if self.0.as_ref().is_none_or(|(last, at)| *last != why || at.elapsed() >= SAY_AGAIN) {
             tracing::warn!("{why}");
             self.0 = Some((why, Instant::now()));

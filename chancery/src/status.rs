@@ -14,10 +14,7 @@ use runtime::Config;
 
 use self::show::table;
 pub(crate) use self::show::{age, consumers};
-use crate::{
-    overview::{Observer, Overview},
-    role,
-};
+use crate::overview::{Observer, Overview};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -35,7 +32,7 @@ pub struct Options {
 /// # Errors
 /// Without `--watch`, that something does not answer; with it, only what no waiting mends.
 pub fn run(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
-    role::runtime_on(Some(1))?.block_on(async {
+    chancery_kit::process::runtime_on(Some(1))?.block_on(async {
         let Some(seconds) = options.watch else {
             let now = Observer::connect(config).await?.look().await?;
             print(options, &now, None)?;

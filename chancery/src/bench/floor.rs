@@ -22,7 +22,7 @@ use async_nats::jetstream::{
 use runtime::Config;
 use tokio_postgres::{Client, NoTls};
 
-use crate::{connect, guard, role};
+use crate::connect;
 
 /// The database of the floor, beside the product's on the same server.
 pub const DATABASE: &str = "floor";
@@ -71,9 +71,9 @@ impl Part {
 /// What ended it.
 pub fn run(part: Part, config: &Config) -> anyhow::Result<ExitCode> {
     // On as many threads as the product's.
-    let runtime = role::runtime_on(config.threads.or((part != Part::Gateway).then_some(1)))?;
+    let runtime = chancery_kit::process::runtime_on(config.threads.or((part != Part::Gateway).then_some(1)))?;
     runtime.block_on(async {
-        let mut parent = guard::parent_gone();
+        let mut parent = chancery_kit::process::parent_gone();
         let work = async {
             match part {
                 Part::Gateway => gateway::run(config).await,

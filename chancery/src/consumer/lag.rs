@@ -6,7 +6,7 @@ use anyhow::bail;
 use clap::Args;
 use runtime::Config;
 
-use crate::{overview::Observer, role, status};
+use crate::{overview::Observer, status};
 
 /// What is asked for.
 #[derive(Debug, Args)]
@@ -20,7 +20,7 @@ pub struct Options {
 
 /// Looks once. Blocking: makes a small runtime.
 pub(super) fn run(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
-    let mut now = role::runtime_on(Some(1))?.block_on(async { Observer::connect(config).await?.look().await })?;
+    let mut now = chancery_kit::process::runtime_on(Some(1))?.block_on(async { Observer::connect(config).await?.look().await })?;
     if let Some(name) = &options.name {
         now.consumers.retain(|consumer| consumer.name == name);
         if now.consumers.is_empty() {

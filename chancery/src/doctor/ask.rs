@@ -15,7 +15,7 @@ use super::{Finding, Level, Options, judge};
 use crate::{
     connect, migrate,
     overview::{Observer, Overview},
-    provision, role, schema,
+    provision, schema,
     servers::port,
 };
 
@@ -93,7 +93,7 @@ fn database(config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<bool
 
 /// NATS: reachable, and with the streams and durables that are declared. False when it cannot be asked.
 fn nats(config: &Config, findings: &mut Vec<Finding>) -> anyhow::Result<bool> {
-    let server = role::runtime_on(Some(1))?.block_on(async {
+    let server = chancery_kit::process::runtime_on(Some(1))?.block_on(async {
         let client = connect::nats_with(&Access::of(config), "chancery doctor").await.map_err(anyhow::Error::from_boxed)?;
         let info = client.server_info();
         let servers = info.connect_urls.len().max(1);
@@ -163,7 +163,7 @@ fn monitors(options: &Options, findings: &mut Vec<Finding>) -> anyhow::Result<()
 
 /// What moves: partitions, what waits, consumers.
 fn traffic(config: &Config, options: &Options, findings: &mut Vec<Finding>) -> anyhow::Result<()> {
-    let looked = role::runtime_on(Some(1))?.block_on(async {
+    let looked = chancery_kit::process::runtime_on(Some(1))?.block_on(async {
         let mut observer = Observer::connect(config).await?;
         let mut looks: Vec<Overview> = Vec::new();
         while looks.len() < LOOKS {

@@ -22,6 +22,7 @@ use crate::{
     provision,
     role::{Consumer, Role},
     servers::{cluster::Cluster, find, nats, port, postgres},
+    stand,
     token::{self, Claims},
 };
 
@@ -216,11 +217,8 @@ impl Stack {
     /// What the programs of other teams are started with.
     fn write_teams(&self, manifest: &Manifest, keys: &Keys) -> anyhow::Result<()> {
         for entry in manifest.of_teams() {
-            let mut pairs = vec![("NATS_URL", self.nats.url_as(User::Team(entry.name))), ("NATS_USER", entry.name.to_owned())];
-            if let Some(role) = entry.database_role() {
-                pairs.push(("DATABASE_URL", self.postgres.url_as(&role, &keys.roles, DATABASE)));
-            }
-            self.files.write_team(entry.name, &pairs)?;
+            let database = entry.database_role().map(|role| self.postgres.url_as(&role, &keys.roles, DATABASE));
+            self.files.write_team(entry.name, &stand::variables(entry, self.nats.url_as(User::Team(entry.name)), database))?;
         }
         Ok(())
     }

@@ -201,6 +201,8 @@ pub struct Config {
     /// `CHANCERY_SOFT_DELETION_S`: how long a deactivated user stays before deletion is allowed. Default 90 days.
     pub soft_deletion: Duration,
 
+    /// `CHANCERY_GUARDED`: 1 where a process ends when its standard input does, because whoever has started it has ended. Default 0.
+    pub guarded: bool,
     /// `CHANCERY_THREADS`: threads of this process. Default: one for a worker or consumer, as many as there are processors for a gateway.
     pub threads: Option<usize>,
     /// `CHANCERY_PUBLISH_PACE_MS`: from the start of one batch of events to that of the next, a worker lets eight times as long pass as the
@@ -353,6 +355,7 @@ impl Config {
             team_members: env.at_least("CHANCERY_TEAM_MEMBERS", COUNT, 1, 1_000)?,
             teams_per_member: env.at_least("CHANCERY_TEAMS_PER_MEMBER", COUNT, 1, 64)?,
             soft_deletion: Duration::from_secs(env.parsed("CHANCERY_SOFT_DELETION_S", SECONDS, 90 * 86_400)?),
+            guarded: env.text_or("CHANCERY_GUARDED", "0") == "1",
             threads: env.optional::<std::num::NonZeroUsize>("CHANCERY_THREADS", COUNT)?.map(std::num::NonZeroUsize::get),
             publish_pace: Duration::from_millis(env.parsed("CHANCERY_PUBLISH_PACE_MS", "a number of milliseconds", 25)?),
             log: env.text_or("CHANCERY_LOG", "info"),

@@ -5,6 +5,9 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
+/// What `/readyz` calls the part that says whether the database's tables fit: a role may begin by it, and has not begun with it.
+pub const SCHEMA: &str = "schema";
+
 static PARTS: Mutex<BTreeMap<&'static str, (bool, String)>> = Mutex::new(BTreeMap::new());
 
 /// Notes how a part is: whether it is fine, and a word about it.

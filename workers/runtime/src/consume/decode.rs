@@ -1,7 +1,11 @@
 //! From a message to an [`Event`].
 
+use aggregates::registry;
 use async_nats::HeaderMap;
+use serde::de::DeserializeOwned;
 use subjects::{Envelope, EventSubject, RedriveSubject, header};
+
+use crate::Failure;
 
 /// An event as a consumer's function sees it.
 #[derive(Debug, Clone)]
@@ -21,6 +25,27 @@ impl Event {
     /// An event outside a stream: for tests of handlers, and for events fed from elsewhere.
     pub fn new(envelope: Envelope, stream_sequence: u64, headers: HeaderMap) -> Self {
         Self { envelope, stream_sequence, delivered: 1, consumer_sequence: 0, headers }
+    }
+
+    /// What happened, as a type that the consumer knows: one of its own with the fields that it wants, or one of `aggregates`.
+    ///
+    /// # Errors
+    /// [`Failure::Poison`]: the data has not this form. The text names the place and quotes nothing.
+    pub fn data<T: DeserializeOwned>(&self) -> Result<T, Failure> {
+        T::deserialize(&self.envelope.data).map_err(|_| Failure::poison(format!("the data of {} has another form", self.envelope.event_type)))
+    }
+
+    /// The event as the domain's closed list has it; none for a type that this version does not know.
+    ///
+    /// # Errors
+    /// [`Failure::Poison`]: the type is known, and the data has not its form.
+    pub fn known(&self) -> Result<Option<aggregates::Event>, Failure> {
+        let event_type = &self.envelope.event_type;
+        if registry::event(event_type).is_none() {
+            return Ok(None);
+        }
+        let event = serde_json::json!({ "type": event_type, "data": self.envelope.data });
+        serde_json::from_value(event).map(Some).map_err(|_| Failure::poison(format!("the data of {event_type} has another form")))
     }
 
     /// A header's value.

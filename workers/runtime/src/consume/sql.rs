@@ -13,3 +13,10 @@ pub fn judge(error: &Error) -> Failure {
         _ => Failure::outage(text),
     }
 }
+
+impl From<Error> for Failure {
+    /// See [`judge`].
+    fn from(error: Error) -> Self {
+        judge(&error)
+    }
+}

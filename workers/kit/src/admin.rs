@@ -7,8 +7,6 @@ use prometheus::{Encoder as _, TextEncoder};
 use runtime::{Stop, health};
 use serde_json::{Map, Value, json};
 
-use crate::schema;
-
 /// Serves until `ended` is cancelled; not ready any more once `stop` is.
 ///
 /// # Errors
@@ -27,7 +25,7 @@ pub async fn serve(address: SocketAddr, role: &'static str, stop: Stop, ended: S
 fn readiness(role: &str, stopping: bool) -> impl IntoResponse + use<> {
     let parts = health::parts();
     // Nothing noted yet but the schema, by which it may begin, means that the role is still starting.
-    let begun = parts.keys().any(|part| *part != schema::PART);
+    let begun = parts.keys().any(|part| *part != health::SCHEMA);
     let ready = !stopping && begun && parts.values().all(|(fine, _)| *fine);
     let parts: Map<String, Value> =
         parts.into_iter().map(|(part, (fine, detail))| (part.to_owned(), json!({ "ready": fine, "detail": detail }))).collect();
