@@ -3,3 +3,4 @@
 mod documents;
 mod python;
 mod python_consumer;
+mod rust_consumer;

@@ -208,6 +208,19 @@ impl Stand {
         &self.database
     }
 
+    /// Waits until the consumer has given up on so many events.
+    ///
+    /// # Panics
+    /// After two minutes.
+    pub async fn gives_up(&self, number: usize) {
+        wait_until(&format!("{number} dead letters"), async || self.dead_letters().await.len() >= number).await;
+    }
+
+    /// A folder for what a test writes; it goes with the stand.
+    pub fn folder(&self) -> &Path {
+        &self.folder
+    }
+
     /// What the consumer gave up on, oldest first: reason and body.
     ///
     /// # Panics
