@@ -202,7 +202,8 @@ fn the_docs_of_problems_are_what_the_gateway_serves() {
 }
 
 /// Variables that are read before there is a configuration, or by tools and tests.
-const ELSEWHERE: [(&str, &str); 17] = [
+const ELSEWHERE: [(&str, &str); 18] = [
+    ("CHANCERY_PROGRAM", "the program `chancery` whose servers a test with the harness has; the checkout's, built when it is needed, unless named"),
     ("CHANCERY_DOCTOR_ROLES", "where roles say how they are, as NAME=HOST:PORT with commas between; for `doctor`"),
     ("CHANCERY_DOCTOR_MONITORS", "where nats-servers' monitoring listens, as HOST:PORT with commas between; for `doctor`"),
     ("CHANCERY_ROLE_PASSWORD", "the password `migrate` gives the database roles; also as `CHANCERY_ROLE_PASSWORD_FILE`"),

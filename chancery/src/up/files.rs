@@ -212,9 +212,14 @@ impl Files {
     /// # Errors
     /// The file cannot be written.
     pub fn write_team(&self, name: &str, pairs: &[(&str, String)]) -> anyhow::Result<()> {
-        let folder = self.root.join("teams");
-        fs::create_dir_all(&folder)?;
-        place::write_private(&folder.join(format!("{name}.env")), &exports(pairs)).context("writing a team's env")
+        let path = self.team(name);
+        fs::create_dir_all(path.parent().unwrap_or(&self.root))?;
+        place::write_private(&path, &exports(pairs)).context("writing a team's env")
+    }
+
+    /// Where that is.
+    pub fn team(&self, name: &str) -> PathBuf {
+        self.root.join("teams").join(format!("{name}.env"))
     }
 
     /// A folder to be named by `XDG_CONFIG_HOME` when the `nats` program is to know the context `chancery`.

@@ -14,6 +14,9 @@ pub(super) fn ready(stack: &Stack, took: Duration) {
     say!(" {:<21} {text}", format!("worker ×{WORKERS}"));
     let names: Vec<&str> = Consumer::ALL.iter().map(|consumer| consumer.name()).collect();
     say!(" {:<21} {}     ready in {:.1} s", "consumers", names.join(" "), took.as_secs_f64());
+    for team in stack.teams() {
+        say!(" {:<21} . {}", format!("for {team}"), relative(&stack.files.team(team)));
+    }
     say!(" {:<21} {}/docs", "docs", stack.gateway);
     say!(" {:<21} {}/", "mail lands in", relative(&stack.files.root.join("mail")));
 }

@@ -48,6 +48,7 @@ const TOKEN_LIFETIME: Duration = Duration::from_secs(30 * 86_400);
 /// A running stack.
 #[derive(Debug)]
 pub struct Stack {
+    manifest: &'static Manifest,
     /// Where its files are.
     pub files: Files,
     /// The gateway's URL.
@@ -100,7 +101,7 @@ impl Stack {
         let private = std::fs::read_to_string(&keys.token_private)?;
         let token = Secret::new(token::mint(&private, &Claims::new(&keys.operator, "platform", "operator", TOKEN_LIFETIME))?);
         let replicas = provisioning.replicas;
-        let mut stack = Self { files, replicas, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
+        let mut stack = Self { files, manifest, replicas, gateway, port_note, token, members, nats, postgres, server_trouble: false, drain };
         stack.write_env(config, &keys)?;
         stack.write_teams(manifest, &keys)?;
         for member in &mut stack.members {
@@ -113,6 +114,11 @@ impl Stack {
     /// How a client reaches NATS.
     pub fn nats_url(&self) -> String {
         self.nats.url()
+    }
+
+    /// The consumers of other teams that are declared.
+    pub fn teams(&self) -> impl Iterator<Item = &'static str> {
+        self.manifest.of_teams().map(|entry| entry.name)
     }
 
     /// How the superuser reaches the database.

@@ -25,7 +25,7 @@ fn checkout() -> PathBuf {
 fn cargo(folder: &Path, arguments: &[&str]) -> String {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(arguments).current_dir(folder).env("CARGO_TARGET_DIR", target()).env("CHANCERY", exe()).stdin(Stdio::null());
+    command.args(arguments).current_dir(folder).env("CARGO_TARGET_DIR", target()).env("CHANCERY_PROGRAM", exe()).stdin(Stdio::null());
     let output = command.output().unwrap();
     let text = format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
     assert!(output.status.success(), "cargo {}:\n{text}", arguments.join(" "));

@@ -21,7 +21,7 @@
 //! ```
 //!
 //! The servers come from `chancery stand`: a nats-server and a PostgreSQL of the test's own, with the users, rights, durables and schemas of the
-//! manifest. What fails, panics and says why: this is for tests. The program `chancery` is the one that `CHANCERY` names; without it, the one of the
+//! manifest. What fails, panics and says why: this is for tests. The program `chancery` is the one that `CHANCERY_PROGRAM` names; without it, the one of the
 //! checkout that this crate belongs to, which is built when it is needed.
 
 #![expect(clippy::expect_used, reason = "for tests: what meets the unexpected must fail at once")]
