@@ -18,7 +18,8 @@ use crate::manifest::Manifest;
 /// Kinds of events that its test is given at most.
 const TYPES: usize = 3;
 /// Every file, with the text it is made from.
-const FILES: [(&str, &str); 6] = [
+const FILES: [(&str, &str); 7] = [
+    (".cargo/config.toml", include_str!("new/config.toml.txt")),
     ("Cargo.toml", include_str!("new/Cargo.toml.txt")),
     ("README.md", include_str!("new/README.md.txt")),
     ("migrations/0001_history.sql", include_str!("new/migration.sql.txt")),
@@ -68,7 +69,8 @@ enum Order {
 /// The name or a filter is refused, its folder is there already, or there is no checkout.
 pub(super) fn run(config: &Config, options: &Options) -> anyhow::Result<ExitCode> {
     let checkout = checkout(options.checkout.as_deref())?;
-    let folder = std::path::absolute(options.into.join(&options.name))?;
+    let into = options.into.canonicalize().with_context(|| format!("looking at {}", options.into.display()))?;
+    let folder = into.join(&options.name);
     ensure!(!folder.exists(), "{} is there already, and stays as it is", folder.display());
     let own = folder.join("consumer.toml");
     let manifest = options.manifest.as_ref().or(config.manifest.as_ref());

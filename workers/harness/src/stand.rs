@@ -286,7 +286,10 @@ fn chancery() -> PathBuf {
         return named.into();
     }
     let checkout = Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
-    assert!(checkout.join("chancery/Cargo.toml").exists(), "set CHANCERY_PROGRAM to the program `chancery`: the checkout that this was built from is gone");
+    assert!(
+        checkout.join("chancery/Cargo.toml").exists(),
+        "set CHANCERY_PROGRAM to the program `chancery`: the checkout that this was built from is gone"
+    );
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     // The target folder of the crate under test is not the checkout's.
     let mut command = Command::new(cargo);

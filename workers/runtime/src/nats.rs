@@ -35,7 +35,8 @@ impl Connection {
     pub fn life(&self) -> Life {
         let mut breaks = self.breaks.clone();
         breaks.mark_unchanged();
-        Life { connects: self.connects(), connection: self.clone(), breaks }
+        // The first connection is counted a moment after it can be used.
+        Life { connects: self.connects().max(1), connection: self.clone(), breaks }
     }
 
     fn connects(&self) -> u64 {
@@ -59,7 +60,7 @@ impl Life {
             tokio::select! {
                 _ = self.breaks.changed() => return,
                 () = tokio::time::sleep(LOOK) => {
-                    if self.connection.connects() != self.connects {
+                    if self.connection.connects() > self.connects {
                         return;
                     }
                 }
