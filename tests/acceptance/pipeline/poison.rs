@@ -43,10 +43,15 @@ fn subject(tenant: &Tenant, aggregate: &str, command: &str) -> String {
     format!("cmd.{}.{}.{aggregate}.{command}", subjects::partition(&tenant.id, 64), tenant.id)
 }
 
+/// A trace, as headers carry it.
+const TRACE: [(&str, &str); 2] =
+    [(header::TRACEPARENT, "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-00"), (header::TRACESTATE, "vendor=something")];
+
 /// Puts bytes into COMMANDS past the gateway; gives their sequence.
 async fn publish(stack: &Stack, subject: String, id: CommandId, payload: Vec<u8>) -> u64 {
     let mut headers = HeaderMap::new();
     headers.insert(header::MESSAGE_ID, id.to_string());
+    TRACE.iter().for_each(|(name, value)| headers.insert(*name, *value));
     let jetstream = stack.jetstream().await;
     let ack = jetstream.publish_with_headers(subject, headers, payload.into()).await.unwrap();
     ack.await.unwrap().sequence
@@ -100,6 +105,7 @@ async fn an_undecodable_message_is_dead_lettered_and_its_neighbours_live() {
         let letter = dead_letter(&stack, "dlq.worker.tenant.update").await;
         assert_eq!((head(&letter, header::REASON), head(&letter, header::CONSUMER)), (reason, "worker"), "{letter:?}");
         assert_eq!(head(&letter, header::ORIGIN_SEQUENCE), sequence.to_string(), "{letter:?}");
+        assert!(TRACE.iter().all(|(name, value)| head(&letter, name) == *value), "the trace goes on: {letter:?}");
         assert_eq!(letter.payload, payload, "the letter is the message as it came");
         assert_eq!(status(&stack, &id.to_string()).await["status"], "failed", "who asks hears that it failed");
     }

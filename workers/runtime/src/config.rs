@@ -5,35 +5,17 @@
 
 mod documented;
 mod lookup;
+mod sampler;
+mod secret;
 
-use std::{fmt, net::SocketAddr, path::PathBuf, time::Duration};
+use std::{net::SocketAddr, path::PathBuf, time::Duration};
 
 use documented::documented;
 pub use documented::{Variable, variables};
 use lookup::{Lookup, member_limits};
 pub use lookup::{Setting, Source};
-
-/// A value that never shows itself in `Debug` output or logs.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    /// Wraps a value read from a safe place.
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-
-    /// The value itself. Call it where the value is used, not earlier.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("<redacted>")
-    }
-}
+pub use sampler::Sampler;
+pub use secret::Secret;
 
 documented! {
 /// Everything a role needs to know from outside.
@@ -208,12 +190,19 @@ pub struct Config {
     /// `CHANCERY_PUBLISH_PACE_MS`: from the start of one batch of events to that of the next, a worker lets eight times as long pass as the
     /// batch took, but no longer than this; a full batch does not wait. 0 publishes as soon as the last batch is stored. Default 25.
     pub publish_pace: Duration,
-    /// `CHANCERY_LOG`: a `tracing` filter. Default `info`.
+    /// `CHANCERY_LOG`: a `tracing` filter for the log. Default `info`.
     pub log: String,
     /// `CHANCERY_LOG_FORMAT`: `text` or `json`. Default `text`.
     pub log_json: bool,
     /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans go over OTLP/HTTP; no export when unset.
     pub otlp_endpoint: Option<String>,
+    /// `CHANCERY_TRACE`: a `tracing` filter for spans, whatever the log shows. Default `chancery=info,command_gateway=info,runtime=info`.
+    pub trace: String,
+    /// `OTEL_TRACES_SAMPLER`: which traces that begin here are kept: `parentbased_always_on`, `parentbased_always_off` or
+    /// `parentbased_traceidratio`. One that a caller began is kept where its `traceparent` says so. Default `parentbased_always_on`.
+    pub sampler: Sampler,
+    /// `OTEL_TRACES_SAMPLER_ARG`: the share of them that `parentbased_traceidratio` keeps, from 0 to 1. Default 1.
+    pub sampled: f64,
     /// `CHANCERY_DATA`: folder of `up`'s data and of fetched servers. Default `.chancery`.
     pub data: PathBuf,
     /// `CHANCERY_FAILPOINT`: for crash tests in debug builds only: `<point>=<abort|stop|error>[@nth]`, several with `,`.
@@ -250,6 +239,11 @@ pub enum ConfigError {
 }
 
 impl Config {
+    /// Whether spans go somewhere. Where they do not, making them would only cost time.
+    pub const fn makes_spans(&self) -> bool {
+        self.otlp_endpoint.is_some()
+    }
+
     /// Reads the process's environment. The one place where it is read.
     ///
     /// # Errors
@@ -361,6 +355,9 @@ impl Config {
             log: env.text_or("CHANCERY_LOG", "info"),
             log_json: env.text_or("CHANCERY_LOG_FORMAT", "text") == "json",
             otlp_endpoint: env.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            trace: env.text_or("CHANCERY_TRACE", "chancery=info,command_gateway=info,runtime=info"),
+            sampler: env.parsed("OTEL_TRACES_SAMPLER", Sampler::EXPECTED, Sampler::All)?,
+            sampled: env.at_least("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", 0.0_f64, 1.0)?.min(1.0),
             data: env.text_or("CHANCERY_DATA", ".chancery").into(),
             failpoint: env.text("CHANCERY_FAILPOINT"),
         })

@@ -59,8 +59,10 @@ impl Decider<'_> {
             (header::ORIGIN_SEQUENCE, sequence.as_str()),
             (header::DELIVERIES, "1"),
         ]);
-        if let Some(trace) = item.incoming.headers.get(header::TRACEPARENT) {
-            headers.insert(header::TRACEPARENT, trace.as_str());
+        for name in [header::TRACEPARENT, header::TRACESTATE] {
+            if let Some(value) = item.incoming.headers.get(name) {
+                headers.insert(name, value.as_str());
+            }
         }
         let origin = format!("{}:{}:{}", names::COMMANDS, item.incoming.subject, item.incoming.sequence);
         let source = dead_source(item).unwrap_or(Uuid::NAMESPACE_OID);
