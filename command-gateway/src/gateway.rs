@@ -117,7 +117,7 @@ impl Gateway {
             in_flight: Semaphore::new(config.in_flight),
             metrics,
             health: Health::new(stop),
-            telemetry: Telemetry { spans: config.otlp_endpoint.is_some() },
+            telemetry: Telemetry { spans: config.makes_spans() },
             config,
         })))
     }

@@ -59,9 +59,7 @@ pub(crate) async fn guard(State((gateway, policy)): State<(Gateway, &'static Pol
     response.headers_mut().entry(header::CACHE_CONTROL).or_insert(HeaderValue::from_static("no-store"));
     let status = response.status().as_u16();
     gateway.metrics.answered(policy, status, begun.elapsed());
-    if gateway.telemetry.spans {
-        span.record("http.response.status_code", status);
-    }
+    gateway.telemetry.answered(&span, status);
     tracing::debug!(
         http.request.method = policy.method.name(),
         http.route = policy.path,

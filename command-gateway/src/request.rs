@@ -9,6 +9,7 @@ use axum::{
     extract::{ConnectInfo, FromRequestParts},
     http::{HeaderMap, header, request::Parts},
 };
+use runtime::trace::Trace;
 use subjects::CommandId;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -18,7 +19,6 @@ use crate::{
     guard::Begun,
     policy::Policy,
     problem::{Code, FieldError, Problem},
-    telemetry::Trace,
 };
 
 /// Commands with an Idempotency-Key have ids in this namespace (RFC 9562 UUIDv5). It must never change.

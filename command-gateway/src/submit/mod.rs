@@ -8,11 +8,12 @@ use std::{sync::Arc, time::Duration};
 
 use async_nats::Client;
 use axum::body::Bytes;
-use runtime::Config;
+use runtime::{Config, trace};
 use serde::Serialize;
 use serde_json::value::RawValue;
 use subjects::{Actor, Authority, CommandId, CommandMessage, Kind, Outcome, TenantId};
 use tokio::{sync::mpsc, time::Instant};
+use tracing::Span;
 
 pub(crate) use waiting::Waiting;
 
@@ -79,6 +80,7 @@ pub(crate) struct Commands {
     waiting: Arc<Waiting>,
     fingerprints: Keyed,
     partitions: u16,
+    spans: bool,
     accept_deadline: Duration,
     wait: Duration,
     request_timeout: Duration,
@@ -99,6 +101,7 @@ impl Commands {
             waiting,
             fingerprints,
             partitions: config.partitions,
+            spans: config.makes_spans(),
             accept_deadline: config.accept_deadline,
             wait: config.wait,
             request_timeout: config.request_timeout,
@@ -114,7 +117,7 @@ impl Commands {
         let end = begun + self.request_timeout.saturating_sub(RESERVE);
         let id = draft.id;
         let fingerprint = self.fingerprint(meta, body);
-        let letter = self.letter(draft, meta, fingerprint.clone())?;
+        let (letter, span) = self.letter(draft, meta, fingerprint.clone())?;
         let mut waiter = self.waiting.register(id);
         let deadline = (begun + self.accept_deadline).min(end);
         let stored = tokio::select! {
@@ -122,6 +125,10 @@ impl Commands {
             outcome = waiter.outcome(), if meta.prefer != Prefer::Async => return decided(outcome, fingerprint.as_deref(), id),
             stored = self.store(letter, deadline) => stored,
         };
+        if let Err(not_stored) = &stored {
+            trace::failed(&span, not_stored.name());
+        }
+        drop(span);
         let ack = stored.map_err(|not_stored| refused_to_store(not_stored, id))?;
         if ack.duplicate {
             self.waiting.ask_now(id);
@@ -148,7 +155,8 @@ impl Commands {
         key.map(|_| self.fingerprints.fingerprint(meta.policy.method.name(), &meta.path, meta.if_match.as_deref().unwrap_or_default(), body))
     }
 
-    fn letter(&self, draft: Draft, meta: &Meta, fingerprint: Option<String>) -> Result<Letter, Problem> {
+    /// The message, and the span of its publishing where its trace is kept: what happens to the command goes on below that.
+    fn letter(&self, draft: Draft, meta: &Meta, fingerprint: Option<String>) -> Result<(Letter, Span), Problem> {
         let Draft { id, tenant, kind, command, aggregate, actor, authority, data } = draft;
         let partition = subjects::partition(&tenant.to_string(), self.partitions);
         let message = CommandMessage {
@@ -172,12 +180,17 @@ impl Commands {
             tracing::error!(%error, "a command cannot be written");
             Problem::new(Code::Internal)
         })?;
-        Ok(Letter {
+        let span = match &meta.trace {
+            Some(trace) if self.spans && trace.is_kept() => trace::giving(&message, partition, body.len(), trace),
+            _ => Span::none(),
+        };
+        let letter = Letter {
             id: message.correlation_id,
             subject: subjects::command(partition, tenant, kind, command),
             body: Bytes::from(body),
-            trace: meta.trace.clone(),
-        })
+            trace: trace::Trace::of(&span).or_else(|| meta.trace.clone()),
+        };
+        Ok((letter, span))
     }
 
     async fn store(&self, letter: Letter, deadline: Instant) -> Result<Ack, NotStored> {

@@ -5,12 +5,10 @@ use std::{sync::atomic::Ordering, time::Duration};
 use async_nats::{Client, HeaderMap, HeaderName, RequestErrorKind, client::Request, connection::State};
 use axum::body::Bytes;
 use rand::Rng as _;
-use runtime::nats;
+use runtime::{nats, trace::Trace};
 use serde::Deserialize;
 use subjects::header;
 use tokio::time::Instant;
-
-use crate::telemetry::Trace;
 
 /// Names of headers, made once.
 static REPLY: HeaderName = HeaderName::from_static(header::REPLY);
@@ -51,6 +49,17 @@ pub(crate) enum NotStored {
     Surely,
     /// Some try may have been stored.
     Unknown,
+}
+
+impl NotStored {
+    /// Its word in a span.
+    pub(crate) const fn name(self) -> &'static str {
+        match self {
+            Self::Full => "full",
+            Self::Surely => "not_stored",
+            Self::Unknown => "unknown",
+        }
+    }
 }
 
 /// What the stream answers.
@@ -102,10 +111,7 @@ impl Publisher {
         let mut headers = HeaderMap::new();
         headers.insert(REPLY.clone(), self.reply.clone());
         if let Some(trace) = &letter.trace {
-            headers.insert(header::TRACEPARENT, trace.parent.as_str());
-            if let Some(state) = &trace.state {
-                headers.insert(header::TRACESTATE, state.as_str());
-            }
+            trace.write(&mut headers);
         }
         headers
     }

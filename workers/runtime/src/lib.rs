@@ -12,6 +12,7 @@ pub mod planted;
 pub mod repair;
 pub mod store;
 pub mod streams;
+pub mod trace;
 pub mod worker;
 
 pub use config::Config;
