@@ -9,7 +9,7 @@ use async_nats::{HeaderMap, HeaderName};
 use opentelemetry::{
     Context,
     propagation::{Extractor, TextMapPropagator as _},
-    trace::{Status, TraceContextExt as _},
+    trace::{SpanContext, Status, TraceContextExt as _},
 };
 use opentelemetry_sdk::propagation::TraceContextPropagator;
 use subjects::{CommandMessage, header, stream};
@@ -17,10 +17,12 @@ use tracing::{Span, info_span};
 use tracing_opentelemetry::OpenTelemetrySpanExt as _;
 
 /// The names of the two headers, made once.
-static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
-static TRACESTATE: HeaderName = HeaderName::from_static(header::TRACESTATE);
+pub(crate) static TRACEPARENT: HeaderName = HeaderName::from_static(header::TRACEPARENT);
+pub(crate) static TRACESTATE: HeaderName = HeaderName::from_static(header::TRACESTATE);
 /// The longest tracestate that is handed on.
 const LONGEST_STATE: usize = 512;
+/// Links that a span carries at most.
+const LINKS: usize = 128;
 
 /// A trace to continue, as headers carry it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,6 +83,10 @@ impl Trace {
         // Refused where there is no such span: it is filtered out.
         let _ = span.set_parent(TraceContextPropagator::new().extract_with_context(&Context::new(), self));
     }
+
+    fn context(&self) -> SpanContext {
+        TraceContextPropagator::new().extract_with_context(&Context::new(), self).span().span_context().clone()
+    }
 }
 
 impl Extractor for Trace {
@@ -116,9 +122,29 @@ fn is_traceparent(text: &str) -> bool {
     }
 }
 
+/// What is done for several at once: below theirs where they are of one, else a trace of its own that is linked to all of theirs. Call it
+/// before anything else happens to the span, since it decides whether it is kept.
+pub(crate) fn share(span: &Span, of: &[Trace]) {
+    match of {
+        [] => {}
+        [first, rest @ ..] if rest.iter().all(|other| other == first) => first.continue_with(span),
+        several => several.iter().take(LINKS).for_each(|trace| span.add_link(trace.context())),
+    }
+}
+
+/// Links a span to another, where it has none of its own trace above it that tells the same.
+pub(crate) fn link(span: &Span, to: &Trace) {
+    span.add_link(to.context());
+}
+
 /// A subject of COMMANDS without what is different in each message.
 pub(crate) fn command_template(command_type: &str) -> String {
     format!("cmd.{{partition}}.{{tenant}}.{command_type}")
+}
+
+/// A subject of EVENTS without what is different in each message.
+pub(crate) fn event_template(event_type: &str) -> String {
+    format!("evt.{{tenant}}.{event_type}")
 }
 
 /// The span of giving a command: the command is stored when the span ends. Nothing of its data is in it.

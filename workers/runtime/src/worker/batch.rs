@@ -14,6 +14,7 @@ use super::{
     event::{self, Place},
     parse::{Dead, Parsed, Readable},
     reader::Incoming,
+    traces::Traces,
 };
 use crate::store::{
     commit::{OutcomeRow, StateRow, Step, TenantRow, Writes},
@@ -156,11 +157,18 @@ pub(crate) struct Decider<'a> {
     /// Tenants whose roster has to be written.
     rosters: HashSet<TenantId>,
     pub(super) batch: Batch,
+    pub(super) traces: &'a Traces,
     now: OffsetDateTime,
 }
 
 impl<'a> Decider<'a> {
-    pub(crate) fn new(known: &'a mut Known, outcomes: HashMap<CommandId, String>, positions: BTreeMap<u16, Position>, now: OffsetDateTime) -> Self {
+    pub(crate) fn new(
+        known: &'a mut Known,
+        outcomes: HashMap<CommandId, String>,
+        positions: BTreeMap<u16, Position>,
+        traces: &'a Traces,
+        now: OffsetDateTime,
+    ) -> Self {
         Self {
             known,
             outcomes,
@@ -169,6 +177,7 @@ impl<'a> Decider<'a> {
             touched: BTreeSet::new(),
             rosters: HashSet::new(),
             batch: Batch::default(),
+            traces,
             now: timestamp::to_millis(now),
         }
     }
@@ -199,12 +208,16 @@ impl<'a> Decider<'a> {
             (Parsed::Command(readable), None) => {
                 if let Some(outcome) = self.outcomes.get(&readable.message.id) {
                     reply(&mut self.batch.replies, readable.reply.as_ref(), outcome);
+                    self.traces.decided(item, "repeated", None);
                     return Ok(ControlFlow::Continue(()));
                 }
                 let message = &readable.message;
-                match self.decide(readable, item.partition)? {
+                match self.decide(item, readable)? {
                     Ok(()) => Ok(()),
-                    Err(Undecidable::Undeclared) if !first => return Ok(ControlFlow::Break(())),
+                    Err(Undecidable::Undeclared) if !first => {
+                        self.traces.decided(item, "postponed", None);
+                        return Ok(ControlFlow::Break(()));
+                    }
                     Err(error) => self.fail(item, Some(message), message.id, message.tenant_id, &readable.reply, "poison", &error.to_string()),
                 }
             }
@@ -224,7 +237,8 @@ impl<'a> Decider<'a> {
     }
 
     /// Decides one command. The inner error says why it cannot be decided at all.
-    fn decide(&mut self, readable: &Readable, partition: u16) -> serde_json::Result<Result<(), Undecidable>> {
+    fn decide(&mut self, item: &Item, readable: &Readable) -> serde_json::Result<Result<(), Undecidable>> {
+        let partition = item.partition;
         let message = &readable.message;
         let tenant = message.tenant_id;
         let Some(mut head) = self.known.heads.get(&tenant).copied() else { return Ok(Err(Undecidable::Undeclared)) };
@@ -246,6 +260,7 @@ impl<'a> Decider<'a> {
         };
         let Some(mut position) = self.positions.get(&partition).copied() else { return Ok(Err(Undecidable::Undeclared)) };
         let mut events = Vec::with_capacity(decision.events.len());
+        let meta = self.traces.meta(item).or(readable.meta.as_deref());
         for emitted in &decision.events {
             for change in self.known.world.claim_changes(tenant, emitted) {
                 // What is released without having been asked for (the address in a state) is held by the one who releases it.
@@ -272,12 +287,16 @@ impl<'a> Decider<'a> {
                 aggregate_version: applied.version,
                 at: about.now,
             };
-            let row = event::row(emitted, message, place, readable.meta.clone())?;
+            let row = event::row(emitted, message, place, meta.map(str::to_owned))?;
             events.push(OutcomeEvent { id: subjects::EventId::new(row.id), event_type: row.event_type.clone() });
             self.batch.writes.events.push(row);
         }
         self.known.heads.insert(tenant, head);
         self.positions.insert(partition, position);
+        match decision.answer {
+            Answer::Done => self.traces.decided(item, "succeeded", None),
+            Answer::Refused(reason) => self.traces.decided(item, "refused", Some(reason.code())),
+        }
         let outcome = self.outcome(readable, &decision, head.sequence, events);
         self.conclude(outcome, message.keyed, readable.reply.as_ref())?;
         Ok(Ok(()))

@@ -8,7 +8,10 @@ use subjects::{Actor, CommandMessage, EventId, Kind, SOURCE, TenantId, VERSION, 
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use crate::store::commit::EventRow;
+use crate::{
+    store::commit::EventRow,
+    trace::{self, Trace},
+};
 
 /// The body, written straight from the typed event.
 #[derive(Serialize)]
@@ -75,14 +78,12 @@ pub(crate) fn row(emitted: &Emitted, message: &CommandMessage, place: Place, met
     })
 }
 
-/// Further headers of a command's events, as stored with them: trace context, and where the request came from.
-pub(crate) fn meta(message: &CommandMessage, headers: &async_nats::HeaderMap) -> Option<String> {
+/// Further headers of a command's events, as stored with them: trace context, and where the request came from. The latter is personal, and
+/// goes nowhere else.
+pub(crate) fn meta(message: &CommandMessage, traceparent: Option<&str>, tracestate: Option<&str>) -> Option<String> {
     let mut meta = BTreeMap::new();
-    for name in [header::TRACEPARENT, header::TRACESTATE] {
-        if let Some(value) = headers.get(name) {
-            meta.insert(name, value.as_str());
-        }
-    }
+    meta.extend(traceparent.map(|parent| (header::TRACEPARENT, parent)));
+    meta.extend(tracestate.map(|state| (header::TRACESTATE, state)));
     // A header value must stay on one line; what came from outside is cut to what can be sent.
     let clean = |text: &String| text.chars().filter(|c| !c.is_control()).take(256).collect::<String>();
     let address = message.ip_address.as_ref().map(clean);
@@ -94,6 +95,19 @@ pub(crate) fn meta(message: &CommandMessage, headers: &async_nats::HeaderMap) ->
         meta.insert(header::USER_AGENT, agent);
     }
     if meta.is_empty() { None } else { serde_json::to_string(&meta).ok() }
+}
+
+/// The trace in what [`meta`] wrote, if it is kept.
+pub(crate) fn kept(meta: &str) -> Option<Trace> {
+    // Most are not: a look at the text tells, whatever the database has made of its spaces. Where somebody's program names itself so that
+    // it looks like one, it is read in vain.
+    let (_, after) = meta.split_once("\"traceparent\"")?;
+    if !trace::is_kept(after.trim_start_matches([' ', ':', '"'])) {
+        return None;
+    }
+    let headers = meta_headers(meta);
+    let header = |name: &str| headers.iter().find(|(key, _)| key == name).map(|(_, value)| value.as_str());
+    Trace::read(header).filter(Trace::is_kept)
 }
 
 /// Reads what [`meta`] wrote.

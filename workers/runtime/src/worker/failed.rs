@@ -46,7 +46,8 @@ impl Decider<'_> {
         self.conclude(outcome, message.is_some_and(|message| message.keyed), reply_to.as_ref())
     }
 
-    pub(super) fn dead_letter(&mut self, item: &Item, reason: &str, error: &str) -> serde_json::Result<()> {
+    pub(super) fn dead_letter(&mut self, item: &Item, reason: &'static str, error: &str) -> serde_json::Result<()> {
+        self.traces.failed(item, reason);
         tracing::error!(partition = item.partition, sequence = item.incoming.sequence, reason, error, "a command is dead-lettered");
         let subject = subjects::CommandSubject::parse(&item.incoming.subject).ok();
         let sequence = item.incoming.sequence.to_string();

@@ -22,6 +22,7 @@ mod process;
 mod reader;
 mod schedule;
 mod settle;
+mod traces;
 
 use std::{
     collections::BTreeMap,
@@ -95,6 +96,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
         partitions: config.partitions,
         marks: marks.clone(),
         timeout: config.publish_timeout,
+        makes_spans: config.makes_spans(),
         pace: config.publish_pace,
         fenced: BTreeMap::new(),
         stop: hard_stop.clone(),

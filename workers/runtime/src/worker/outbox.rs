@@ -21,18 +21,20 @@ use tokio::{
     sync::{mpsc, oneshot},
     time::{Instant, timeout_at},
 };
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
     backoff::{self, Backoff},
     headers::{event_headers, names},
-    settle,
+    settle, traces,
 };
 use crate::{
     Stop, failpoint,
     nats::{self, Connection},
     planted,
     store::{commit::EventRow, lease::Mark},
+    trace,
 };
 
 /// Messages an atomic batch may have (server limit).
@@ -126,6 +128,7 @@ pub(crate) struct Outbox {
     pub(crate) partitions: u16,
     pub(crate) marks: Marks,
     pub(crate) timeout: Duration,
+    pub(crate) makes_spans: bool,
     /// How long events wait for each other at most, counted from the start of the last batch.
     pub(crate) pace: Duration,
     pub(crate) fenced: BTreeMap<u16, Fenced>,
@@ -139,6 +142,16 @@ pub(crate) enum PublishError {
     Unknown(String),
     #[error("refused: {description} ({code})")]
     Refused { code: u64, description: String },
+}
+
+impl PublishError {
+    /// Its word in a span.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Unknown(_) => "unknown",
+            Self::Refused { .. } => "refused",
+        }
+    }
 }
 
 /// A message that is stored.
@@ -258,6 +271,15 @@ impl Outbox {
 
     /// Publishes events of owned partitions as one atomic batch (or one message) and notes their place.
     pub(crate) async fn send(&mut self, events: &[&EventRow]) -> Result<(), PublishError> {
+        let span = traces::publishing(self.makes_spans, events);
+        let sent = self.send_all(events).instrument(span.clone()).await;
+        if let Err(error) = &sent {
+            trace::failed(&span, error.name());
+        }
+        sent
+    }
+
+    async fn send_all(&mut self, events: &[&EventRow]) -> Result<(), PublishError> {
         let Some((last, before)) = events.split_last() else { return Ok(()) };
         let batch = (!before.is_empty()).then(|| Uuid::now_v7().simple().to_string());
         let mut seen = HashSet::new();

@@ -4,6 +4,7 @@ use aggregates::{Command, ParseError};
 use subjects::{CommandId, CommandMessage, CommandSubject, TenantId, header, user};
 
 use super::reader::Incoming;
+use crate::trace;
 
 /// A message after reading.
 #[derive(Debug)]
@@ -70,6 +71,7 @@ pub(crate) fn parse(incoming: &Incoming, partition: u16, partitions: u16) -> Par
     let Some(target) = command.kind().parse_id(&message.aggregate_id) else {
         return dead("undecodable", "the aggregate's id is not one".into(), Some(message));
     };
-    let meta = super::event::meta(&message, &incoming.headers);
+    let header = |name: &async_nats::HeaderName| incoming.headers.get(name.clone()).map(async_nats::HeaderValue::as_str);
+    let meta = super::event::meta(&message, header(&trace::TRACEPARENT), header(&trace::TRACESTATE));
     Parsed::Command(Box::new(Readable { command, target, reply, meta, message }))
 }

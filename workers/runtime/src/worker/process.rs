@@ -11,6 +11,7 @@ use bytes::Bytes;
 use subjects::CommandId;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
+use tracing::Instrument as _;
 use uuid::Uuid;
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     backoff::Backoff,
     batch::{Batch, Decider, Item, Known, Position},
     outbox::Job,
+    traces::Traces,
 };
 use crate::{
     Config, failpoint, metrics, planted,
@@ -76,6 +78,18 @@ pub(crate) enum Trouble {
     Transient(String),
 }
 
+impl Trouble {
+    /// Its word in a span.
+    const fn name(&self) -> &'static str {
+        match self {
+            Self::Ownership => "ownership",
+            Self::Conflict => "conflict",
+            Self::Data(_) => "data",
+            Self::Transient(_) => "transient",
+        }
+    }
+}
+
 impl Engine {
     pub(crate) fn new(config: Config, worker: Uuid, ahead: Ahead, settings: Settings) -> Self {
         let mut known = Known::default();
@@ -98,6 +112,15 @@ impl Engine {
 
     /// Loads, decides and writes one batch.
     async fn run(&mut self, items: &[Item], positions: BTreeMap<u16, Position>) -> Result<(Batch, usize), Trouble> {
+        let traces = Traces::begin(self.config.makes_spans(), items);
+        let result = self.attempt(items, positions, &traces).instrument(traces.together()).await;
+        if let Err(trouble) = &result {
+            traces.undone(trouble.name());
+        }
+        result
+    }
+
+    async fn attempt(&mut self, items: &[Item], positions: BTreeMap<u16, Position>, traces: &Traces) -> Result<(Batch, usize), Trouble> {
         self.session().await.map_err(Trouble::Transient)?;
         let Some(session) = self.session.as_ref() else { return Err(Trouble::Transient("no connection".into())) };
         let now = OffsetDateTime::now_utc();
@@ -114,7 +137,7 @@ impl Engine {
             }
         };
         failpoint::hit("loaded");
-        let (batch, count) = match Decider::new(known, outcomes, positions, now).run(items, self.config.partitions) {
+        let (batch, count) = match Decider::new(known, outcomes, positions, traces, now).run(items, self.config.partitions) {
             Ok(batch) => batch,
             Err(error) => {
                 known.forget();
