@@ -5,7 +5,7 @@ use async_nats::HeaderMap;
 use serde::de::DeserializeOwned;
 use subjects::{Envelope, EventSubject, RedriveSubject, header};
 
-use crate::Failure;
+use crate::{Failure, trace::Trace};
 
 /// An event as a consumer's function sees it.
 #[derive(Debug, Clone)]
@@ -19,12 +19,14 @@ pub struct Event {
     /// Its place in the consumer's own sequence; 0 where it has none.
     pub(crate) consumer_sequence: u64,
     pub(crate) headers: HeaderMap,
+    /// The trace of its handling, where that has a span.
+    pub(crate) handling: Option<Trace>,
 }
 
 impl Event {
     /// An event outside a stream: for tests of handlers, and for events fed from elsewhere.
     pub fn new(envelope: Envelope, stream_sequence: u64, headers: HeaderMap) -> Self {
-        Self { envelope, stream_sequence, delivered: 1, consumer_sequence: 0, headers }
+        Self { envelope, stream_sequence, delivered: 1, consumer_sequence: 0, headers, handling: None }
     }
 
     /// What happened, as a type that the consumer knows: one of its own with the fields that it wants, or one of `aggregates`.
@@ -56,6 +58,11 @@ impl Event {
     /// The trace it belongs to (W3C).
     pub fn traceparent(&self) -> Option<&str> {
         self.header(header::TRACEPARENT)
+    }
+
+    /// The trace that goes on with what is done because of it.
+    pub fn trace(&self) -> Option<Trace> {
+        self.handling.clone().or_else(|| Trace::read(|name| self.header(name)))
     }
 
     /// Whether a repair published it, behind its successors.

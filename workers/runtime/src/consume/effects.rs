@@ -1,6 +1,7 @@
 //! One transaction of a consumer that asks for order: effects, queues, marks and the position.
 
 use std::{
+    borrow::Cow,
     collections::{HashMap, HashSet},
     time::Duration,
 };
@@ -13,15 +14,16 @@ use tracing::Instrument as _;
 
 use super::{
     Event, feed,
+    handling::Handling,
     lease::{self, Position},
     marks::Marks,
     ordered::{Item, Owned},
     parked::{self, Waiting},
-    trace,
 };
 use crate::{
     Failure, failpoint,
     store::{commit::EventRow, describe},
+    trace,
 };
 
 /// A call that takes longer has failed.
@@ -156,8 +158,12 @@ where
 
     /// One call of the handler.
     pub(super) async fn call(&self, transaction: &Transaction<'_>, event: &Event) -> Result<(), Failure> {
-        let span = trace::span(self.durable.name, self.durable.stream, std::slice::from_ref(event));
-        let call = timeout(CALL_LIMIT, (self.handler)(transaction, event)).instrument(span).await;
-        call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))))
+        let mut event = Cow::Borrowed(event);
+        let makes_spans = self.config.makes_spans() && event.traceparent().is_some_and(trace::is_kept);
+        let handling = if makes_spans { Handling::begin(true, &self.durable, std::slice::from_mut(event.to_mut())) } else { Handling::none() };
+        let call = timeout(CALL_LIMIT, (self.handler)(transaction, &event)).instrument(handling.call()).await;
+        let result = call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
+        handling.end(&result);
+        result
     }
 }

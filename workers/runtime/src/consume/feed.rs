@@ -50,6 +50,7 @@ impl Row {
             delivered: 2,
             consumer_sequence: 0,
             headers: headers.clone(),
+            handling: None,
         });
         Self {
             occurred_at: row.occurred_at,

@@ -137,7 +137,7 @@ where
             if self.stop.is_cancelled() {
                 return Ok(false);
             }
-            let Err(failure) = self.call(&batch, range.clone()).await else {
+            let Err(failure) = self.call(&mut batch, range.clone()).await else {
                 outages = 0;
                 batch.events[range].iter().for_each(|event| self.metrics.handled(&event.envelope));
                 continue;
@@ -149,7 +149,7 @@ where
                 self.pause(wait(outages)).await;
                 halving.again(range);
             } else if let Some(place) = halving.failed(range)
-                && !self.feed_one(&batch, place, failure).await?
+                && !self.feed_one(&mut batch, place, failure).await?
             {
                 return Ok(false);
             }
@@ -158,7 +158,7 @@ where
     }
 
     /// The one event at fault: again and again, then a dead letter. False when stopped.
-    async fn feed_one(&mut self, batch: &Batch, place: usize, mut failure: Failure) -> Result<bool, String> {
+    async fn feed_one(&mut self, batch: &mut Batch, place: usize, mut failure: Failure) -> Result<bool, String> {
         let mut tries = 1;
         loop {
             match &failure {

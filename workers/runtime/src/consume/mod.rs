@@ -19,6 +19,7 @@ mod feed;
 mod feeding;
 mod gap;
 mod halving;
+mod handling;
 mod lease;
 mod marks;
 mod metrics;
@@ -32,7 +33,6 @@ pub mod react;
 mod shared;
 mod sql;
 mod suspects;
-mod trace;
 
 pub use deadpool_postgres::Transaction;
 pub use decode::Event;

@@ -306,6 +306,7 @@ where
             delivered: 1,
             consumer_sequence: place,
             headers: headers.clone(),
+            handling: None,
         });
         if let (Some(watch), Ok(event)) = (&mut self.watch, &event) {
             watch.see(place, event.is_late(), event.envelope.tenant_id, event.envelope.sequence, Instant::now());

@@ -101,6 +101,7 @@ pub(crate) async fn due(pool: &Pool, consumer: &str, limit: i64) -> Result<Vec<H
                 delivered: attempts + 1,
                 consumer_sequence: 0,
                 headers: headers.clone(),
+                handling: None,
             });
             Head { aggregate: row.get(0), attempts, body, headers, event, place }
         })

@@ -22,10 +22,14 @@ use subjects::{Actor, Authority, CommandId, CommandMessage, Envelope, Outcome, S
 use time::OffsetDateTime;
 use tokio::{sync::Semaphore, time::timeout};
 use tokio_postgres::{Row, types::ToSql};
+use tracing::Span;
 use uuid::Uuid;
 
 use super::{Event, judge as judge_sql};
-use crate::{Config, Failure, StartError, Stop, failpoint, nats, store};
+use crate::{
+    Config, Failure, StartError, Stop, failpoint, nats, store,
+    trace::{self, Trace},
+};
 
 /// How often a reactor's event is tried. A command has an outcome as soon as a worker is there for it, however long that takes, and what is
 /// at fault is refused and put aside at once: there is nothing to give up for.
@@ -44,6 +48,7 @@ pub struct Reactor {
     pool: Pool,
     partitions: u16,
     publish_timeout: Duration,
+    makes_spans: bool,
     wait: Duration,
     at_once: usize,
     page: usize,
@@ -99,6 +104,7 @@ impl Reactor {
             pool,
             partitions: config.partitions,
             publish_timeout: config.publish_timeout,
+            makes_spans: config.makes_spans(),
             wait: config.wait,
             at_once: config.reactions_at_once,
             page: config.reaction_page,
@@ -212,11 +218,6 @@ impl Reactor {
         headers.insert(header::MESSAGE_ID, command.id.to_string());
         headers.insert(header::REPLY, self.outcomes.inbox());
         headers.insert(header::CONTENT_TYPE, header::JSON);
-        for name in [header::TRACEPARENT, header::TRACESTATE] {
-            if let Some(value) = cause.header(name) {
-                headers.insert(name, value);
-            }
-        }
         if !self.commands.contains(&command.command_type.as_str()) {
             return Err(Failure::poison(format!("{} is none of the commands that this consumer gives", command.command_type)));
         }
@@ -224,8 +225,21 @@ impl Reactor {
         let partition = subjects::partition(&command.tenant_id.to_string(), self.partitions);
         let subject = subjects::command(partition, command.tenant_id, known.kind(), known.name());
         let body = serde_json::to_vec(command).map_err(Failure::poison)?;
-        let published = nats::store(&self.context, subject, headers, body.into());
-        timeout(self.publish_timeout, published).await.map_err(|_| Failure::outage("no PubAck in time"))?.map_err(Failure::outage)
+        // What happens to the command goes on below the handling of its cause.
+        let came = cause.trace();
+        let span = match &came {
+            Some(trace) if self.makes_spans && trace.is_kept() => trace::giving(command, partition, body.len(), trace),
+            _ => Span::none(),
+        };
+        if let Some(trace) = Trace::of(&span).or(came) {
+            trace.write(&mut headers);
+        }
+        let published = timeout(self.publish_timeout, nats::store(&self.context, subject, headers, body.into()));
+        let published = published.await.map_err(|_| Failure::outage("no PubAck in time")).and_then(|stored| stored.map_err(Failure::outage));
+        if published.is_err() {
+            trace::failed(&span, "unknown");
+        }
+        published
     }
 }
 

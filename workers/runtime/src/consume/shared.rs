@@ -22,12 +22,12 @@ use super::{
     decode,
     gap::Watch,
     halving::Halving,
+    handling::Handling,
     metrics::Metrics,
     notes::Notes,
     progress::{Batch, Unsettled},
     pull::take_ready,
     suspects::Suspects,
-    trace,
 };
 use crate::{
     Config, Failure, StartError, Stop, failpoint, health, nats, planted, store,
@@ -270,7 +270,7 @@ where
         let decoded = decode::envelope(&message.subject, &message.payload);
         let error = match decoded {
             Ok(envelope) => {
-                let event = Event { envelope, stream_sequence, delivered, consumer_sequence, headers };
+                let event = Event { envelope, stream_sequence, delivered, consumer_sequence, headers, handling: None };
                 if let Some(watch) = &mut self.watch {
                     let (tenant, sequence) = (event.envelope.tenant_id, event.envelope.sequence);
                     watch.see(consumer_sequence, delivered > 1 || event.is_out_of_turn(), tenant, sequence, Instant::now());
@@ -340,10 +340,15 @@ where
     }
 
     /// One call of the handler. Everything unsettled of the batch is extended while it runs.
-    pub(super) async fn call(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
-        let events = &batch.events[range];
-        let span = trace::span(self.durable.name, self.durable.stream, events);
-        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(events)).instrument(span));
+    pub(super) async fn call(&mut self, batch: &mut Batch, range: Range<usize>) -> Result<(), Failure> {
+        let handling = Handling::begin(self.config.makes_spans(), &self.durable, &mut batch.events[range.clone()]);
+        let result = self.call_extending(batch, range).instrument(handling.call()).await;
+        handling.end(&result);
+        result
+    }
+
+    async fn call_extending(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
+        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(&batch.events[range])));
         let mut extend = interval(self.durable.ack_wait / 3);
         extend.reset();
         loop {
