@@ -18,4 +18,5 @@ mod pipeline;
 mod privilege;
 mod recovery;
 mod teams;
+mod traces;
 mod up;

@@ -13,6 +13,7 @@
 //! A test that fails prints the last lines of every process's log.
 
 mod builder;
+mod collector;
 mod events;
 mod http;
 mod process;
@@ -23,6 +24,7 @@ mod wait;
 
 pub(crate) use builder::Builder;
 pub(crate) use chancery::chaos::proxy::Then;
+pub(crate) use collector::{Collector, Seen};
 pub(crate) use events::{EventStream, Received};
 pub(crate) use http::{Answer, Http};
 pub(crate) use python::packages;

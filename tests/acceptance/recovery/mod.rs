@@ -165,7 +165,7 @@ async fn settled(stack: &Stack) {
 
 /// Makes holes in EVENTS, with the provisioner's right: of each subject the newest message is left, and the server remembers ids for so long.
 /// Returns how many events were lost.
-async fn make_holes(stack: &Stack, remembered: std::time::Duration) -> u64 {
+pub(crate) async fn make_holes(stack: &Stack, remembered: std::time::Duration) -> u64 {
     let jetstream = stack.jetstream().await;
     let before = jetstream.get_stream(names::EVENTS).await.unwrap().cached_info().config.clone();
     let had = events_in(stack).await;
