@@ -13,7 +13,7 @@ use uuid::Uuid;
 use super::{
     backoff::Backoff,
     headers::event_headers,
-    outbox::{Job, Outbox, PublishError, request_on, subject},
+    outbox::{Fenced, Job, Outbox, PublishError, request_on, subject},
 };
 use crate::store::{self, commit::EventRow, lease::Mark};
 
