@@ -114,3 +114,22 @@ pub(crate) fn kept(meta: &str) -> Option<Trace> {
 pub(crate) fn meta_headers(meta: &str) -> Vec<(String, String)> {
     serde_json::from_str::<BTreeMap<String, String>>(meta).map(|map| map.into_iter().collect()).unwrap_or_default()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_trace_is_found_in_what_is_stored_if_it_is_kept_and_nobody_else_is_taken_for_it() {
+        let parent = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let meta = |parent: &str| format!(r#"{{"Chancery-Ip":"192.0.2.1","traceparent":"{parent}","tracestate":"vendor=something"}}"#);
+        let trace = Trace { parent: parent.into(), state: Some("vendor=something".into()) };
+        assert_eq!(kept(&meta(parent)), Some(trace.clone()));
+        assert_eq!(kept(&meta(parent).replace("\":\"", "\" : \"")), Some(trace));
+        assert_eq!(kept(&meta(&parent.replace("-01", "-00"))), None);
+        assert_eq!(kept(r#"{"Chancery-Ip":"192.0.2.1"}"#), None);
+        let agent = format!(r#""traceparent":"{parent}""#);
+        let headers = BTreeMap::from([(header::USER_AGENT, agent.as_str())]);
+        assert_eq!(serde_json::to_string(&headers).ok().as_deref().and_then(kept), None);
+    }
+}

@@ -167,3 +167,59 @@ pub(crate) fn publishing(makes_spans: bool, events: &[&EventRow]) -> Span {
     trace::share(&span, &kept);
     span
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    };
+
+    use async_nats::HeaderMap;
+    use bytes::Bytes;
+    use subjects::header;
+    use tracing::span::{Attributes, Id, Record};
+
+    use super::{super::reader::Incoming, *};
+
+    fn items(flags: &str) -> Vec<Item> {
+        let item = |sequence| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::TRACEPARENT, format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"));
+            let incoming = Incoming { sequence, subject: "cmd.1.t.team.create".into(), headers, payload: Bytes::new() };
+            Item { partition: 1, incoming, parsed: Parsed::Unknown("team.create".into()), condemned: None }
+        };
+        (1..=256).map(item).collect()
+    }
+
+    /// Counts the spans that are made.
+    struct Counting(Arc<AtomicU64>);
+
+    impl tracing::Subscriber for Counting {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+
+        fn new_span(&self, _: &Attributes<'_>) -> Id {
+            Id::from_u64(self.0.fetch_add(1, Ordering::Relaxed) + 1)
+        }
+
+        fn record(&self, _: &Id, _: &Record<'_>) {}
+        fn record_follows_from(&self, _: &Id, _: &Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {}
+        fn enter(&self, _: &Id) {}
+        fn exit(&self, _: &Id) {}
+    }
+
+    #[test]
+    fn where_no_trace_is_kept_no_span_is_made() {
+        let made = |makes_spans, flags| {
+            let count = Arc::new(AtomicU64::new(0));
+            let items = items(flags);
+            tracing::subscriber::with_default(Counting(count.clone()), || drop(Traces::begin(makes_spans, &items)));
+            count.load(Ordering::Relaxed)
+        };
+        assert_eq!((made(true, "00"), made(false, "01")), (0, 0));
+        assert_eq!(made(true, "01"), 256);
+    }
+}
