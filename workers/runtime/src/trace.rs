@@ -132,7 +132,7 @@ pub(crate) fn share(span: &Span, of: &[Trace]) {
     }
 }
 
-/// Links a span to another, where it has none of its own trace above it that tells the same.
+/// Links a span to what was done for it and others at once.
 pub(crate) fn link(span: &Span, to: &Trace) {
     span.add_link(to.context());
 }
