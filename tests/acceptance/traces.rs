@@ -5,7 +5,8 @@ use std::{
     time::{Duration, Instant},
 };
 
-use chancery::{role::Consumer, telemetry};
+use chancery::role::Consumer;
+use chancery_kit::telemetry;
 use futures_util::future::join_all;
 use hyper::Method;
 use opentelemetry_proto::tonic::trace::v1::span::SpanKind;
