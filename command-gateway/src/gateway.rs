@@ -1,6 +1,9 @@
 //! What every handler shares.
 
-use std::{ops::Deref, sync::Arc};
+use std::{
+    ops::Deref,
+    sync::{Arc, LazyLock},
+};
 
 use runtime::{Config, config::Secret};
 use tokio::sync::Semaphore;
@@ -12,7 +15,7 @@ use crate::{
     health::Health,
     limits::Limits,
     link::Keyed,
-    metrics::Metrics,
+    metrics::{Metrics, SENDING},
     store::Store,
     submit::{Commands, Waiting},
     telemetry::Telemetry,
@@ -101,6 +104,8 @@ impl Gateway {
         let fingerprints = keyed(&config.fingerprint_key, "CHANCERY_FINGERPRINT_KEY")?;
         let store = Store::new(&config).map_err(|error| StartError::Unusable("DATABASE_URL", error.to_string()))?;
         let waiting = Waiting::new();
+        // Shown before the first command.
+        LazyLock::force(&SENDING);
         let metrics = Metrics::new().map_err(|error| StartError::Unusable("metrics", error.to_string()))?;
         Ok(Self(Arc::new(Parts {
             tokens,

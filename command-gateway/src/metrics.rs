@@ -1,16 +1,44 @@
-//! What is counted: requests by route template and status. No tenant, no principal.
+//! What is counted: requests by route template and status, and what becomes of commands. No tenant, no principal.
 
-use std::time::Duration;
+use std::{sync::LazyLock, time::Duration};
 
 use prometheus::{
     Encoder as _, HistogramOpts, HistogramVec, IntCounterVec, IntGauge, Opts, TextEncoder,
     core::{AtomicU64, GenericCounter},
 };
+use runtime::metrics::{self, Counter, Histogram, SECONDS, STAGES, STAGES_HELP};
 
 use crate::policy::Policy;
 
 /// Upper bounds of the latency histogram, in seconds.
 const BUCKETS: [f64; 12] = [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+
+/// What the sender of commands counts.
+pub(crate) struct Sending {
+    /// From the first try until a command is stored, however many it takes.
+    pub(crate) accept: Histogram,
+    /// From then until its outcome is heard.
+    pub(crate) outcome: Histogram,
+    /// Commands whose outcome was told.
+    pub(crate) decided: Counter,
+    /// Commands that are stored, and whose outcome was not waited for or did not come in time.
+    pub(crate) pending: Counter,
+    /// Commands that COMMANDS had no room for.
+    pub(crate) full: Counter,
+    /// Commands that are surely not stored.
+    pub(crate) not_accepted: Counter,
+    /// Commands of which nobody knows whether they are stored.
+    pub(crate) unknown: Counter,
+}
+
+/// See [`Sending`].
+pub(crate) static SENDING: LazyLock<Sending> = LazyLock::new(|| {
+    let [accept, outcome] = metrics::histograms(STAGES, STAGES_HELP, "stage", ["accept", "outcome"], &SECONDS);
+    let fates = ["decided", "pending", "full", "not_accepted", "unknown"];
+    let [decided, pending, full, not_accepted, unknown] =
+        metrics::counters("chancery_commands_sent_total", "Commands that clients sent, by what they were told.", "fate", fates);
+    Sending { accept, outcome, decided, pending, full, not_accepted, unknown }
+});
 
 /// Where the standing of a caller was looked up.
 #[derive(Clone)]
@@ -48,7 +76,7 @@ impl Metrics {
             requests: IntCounterVec::new(Opts::new("chancery_http_requests_total", "Requests answered."), &["method", "route", "status"])?,
             latency: HistogramVec::new(
                 HistogramOpts::new("chancery_http_request_duration_seconds", "Time to the answer.").buckets(BUCKETS.to_vec()),
-                &["method", "route"],
+                &["method", "route", "class"],
             )?,
             in_flight: IntGauge::new("chancery_http_requests_in_flight", "Requests being worked on.")?,
             connections: IntGauge::new("chancery_http_connections", "Open connections.")?,
@@ -76,7 +104,7 @@ impl Metrics {
     pub(crate) fn answered(&self, policy: &Policy, status: u16, took: Duration) {
         let method = policy.method.name();
         self.counter(method, policy.path, status).inc();
-        self.latency.with_label_values(&[method, policy.path]).observe(took.as_secs_f64());
+        self.latency.with_label_values(&[method, policy.path, class(status)]).observe(took.as_secs_f64());
     }
 
     /// Counts an answer to what is no route of ours.
@@ -91,6 +119,17 @@ impl Metrics {
             *place = b'0' + digit as u8;
         }
         self.requests.with_label_values(&[method, route, std::str::from_utf8(&buffer).unwrap_or("000")])
+    }
+}
+
+/// The class of a status, as alarms ask for it.
+fn class(status: u16) -> &'static str {
+    match status / 100 {
+        1 => "1xx",
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        _ => "5xx",
     }
 }
 
@@ -112,5 +151,7 @@ mod tests {
         let metrics = Metrics::new().unwrap();
         metrics.answered(&POLICY, 404, Duration::from_millis(3));
         assert_eq!(metrics.counter("GET", "/v1/metrics-test/{t}", 404).get(), 1);
+        let took = metrics.latency.with_label_values(&["GET", "/v1/metrics-test/{t}", "4xx"]);
+        assert_eq!((took.get_sample_count(), took.get_sample_sum()), (1, 0.003));
     }
 }

@@ -2,13 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use anyhow::{Context as _, bail};
+use anyhow::Context as _;
 use async_nats::{Client, jetstream};
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use runtime::{Config, streams};
 use serde::Serialize;
 use subjects::{DeadLetterSubject, command_filter, stream as names};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
 use tokio::time::timeout;
 
 use super::{LIMIT, Waiting, seconds_since, tables::Cursor};
@@ -111,19 +111,7 @@ pub(super) async fn undecided(client: &Client, cursors: &[Cursor], streams: &[St
     }))
 }
 
-/// How many messages of a subject a stream has behind a number, and since when it has the first of them. The server counts them with the answer
-/// to a batch of one (ADR-31), so nothing has to be made for the question.
+/// See [`streams::after_of`].
 pub(crate) async fn after_of(client: &Client, stream: &str, subject: String, after: u64) -> anyhow::Result<Option<(u64, OffsetDateTime)>> {
-    let question = serde_json::json!({ "seq": after + 1, "next_by_subj": subject, "batch": 1 }).to_string();
-    let asked = timeout(LIMIT, client.request(format!("$JS.API.DIRECT.GET.{stream}"), question.into())).await;
-    let answer = asked.with_context(|| format!("{stream} does not answer"))?.with_context(|| format!("asking {stream}"))?;
-    if answer.status == Some(async_nats::StatusCode::NOT_FOUND) {
-        return Ok(None);
-    }
-    let header = |name: &str| answer.headers.as_ref().and_then(|headers| headers.get(name)).map(|value| value.as_str().to_owned());
-    let (Some(pending), Some(stored)) = (header("Nats-Num-Pending"), header("Nats-Time-Stamp")) else {
-        bail!("{stream} answers {:?} {}", answer.status, answer.description.unwrap_or_default());
-    };
-    let pending: u64 = pending.parse().with_context(|| format!("{stream} counts {pending:?}"))?;
-    Ok(Some((pending + 1, OffsetDateTime::parse(&stored, &Rfc3339).with_context(|| format!("{stream} says {stored:?}"))?)))
+    streams::after_of(client, stream, &subject, after).await.map_err(anyhow::Error::msg)
 }

@@ -20,6 +20,7 @@ pub(crate) use waiting::Waiting;
 use self::publish::{Ack, Letter, NotStored, Publisher};
 use crate::{
     link::Keyed,
+    metrics::SENDING,
     problem::{Code, Problem},
     request::{Meta, Prefer},
 };
@@ -113,6 +114,16 @@ impl Commands {
     /// # Errors
     /// The problem says whether the command may have been stored.
     pub(crate) async fn carry_out(&self, draft: Draft, meta: &Meta, body: &[u8]) -> Result<Fate, Problem> {
+        let fate = self.send(draft, meta, body).await;
+        match &fate {
+            Ok(Fate::Decided(_)) => SENDING.decided.inc(),
+            Ok(Fate::Pending) => SENDING.pending.inc(),
+            Err(_) => {}
+        }
+        fate
+    }
+
+    async fn send(&self, draft: Draft, meta: &Meta, body: &[u8]) -> Result<Fate, Problem> {
         let begun = Instant::from_std(meta.begun);
         let end = begun + self.request_timeout.saturating_sub(RESERVE);
         let id = draft.id;
@@ -120,9 +131,14 @@ impl Commands {
         let (letter, span) = self.letter(draft, meta, fingerprint.clone())?;
         let mut waiter = self.waiting.register(id);
         let deadline = (begun + self.accept_deadline).min(end);
+        let sent = std::time::Instant::now();
         let stored = tokio::select! {
             biased;
-            outcome = waiter.outcome(), if meta.prefer != Prefer::Async => return decided(outcome, fingerprint.as_deref(), id),
+            outcome = waiter.outcome(), if meta.prefer != Prefer::Async => {
+                // What is decided is stored, whoever says so first.
+                SENDING.accept.lap(sent);
+                return decided(outcome, fingerprint.as_deref(), id);
+            }
             stored = self.store(letter, deadline) => stored,
         };
         if let Err(not_stored) = &stored {
@@ -130,6 +146,7 @@ impl Commands {
         }
         drop(span);
         let ack = stored.map_err(|not_stored| refused_to_store(not_stored, id))?;
+        let stored = SENDING.accept.lap(sent);
         if ack.duplicate {
             self.waiting.ask_now(id);
         }
@@ -141,10 +158,13 @@ impl Commands {
             Prefer::Silent => begun + self.wait,
         };
         match tokio::time::timeout_at(until.min(end), waiter.outcome()).await {
-            Ok(outcome) => match decided(outcome, fingerprint.as_deref(), id)? {
-                Fate::Decided(_) if meta.prefer == Prefer::Async => Ok(Fate::Pending),
-                fate => Ok(fate),
-            },
+            Ok(outcome) => {
+                SENDING.outcome.lap(stored);
+                match decided(outcome, fingerprint.as_deref(), id)? {
+                    Fate::Decided(_) if meta.prefer == Prefer::Async => Ok(Fate::Pending),
+                    fate => Ok(fate),
+                }
+            }
             Err(_) => Ok(Fate::Pending),
         }
     }
@@ -231,6 +251,12 @@ fn decided(outcome: Arc<Outcome>, fingerprint: Option<&str>, id: CommandId) -> R
 }
 
 fn refused_to_store(not_stored: NotStored, id: CommandId) -> Problem {
+    match not_stored {
+        NotStored::Full => &SENDING.full,
+        NotStored::Surely => &SENDING.not_accepted,
+        NotStored::Unknown => &SENDING.unknown,
+    }
+    .inc();
     match not_stored {
         NotStored::Full => Problem::new(Code::NotAccepted).detail("too many commands are waiting to be decided").about(id).retry_after(5),
         NotStored::Surely => Problem::new(Code::NotAccepted).about(id),

@@ -92,6 +92,10 @@ pub struct Config {
     pub crash_limit: i32,
     /// `CHANCERY_JANITOR_LAG_S`: how long a decided command stays in COMMANDS. Default 3600.
     pub janitor_lag: Duration,
+    /// `CHANCERY_UNDECIDED_AFTER_MS`: how long an accepted command may be undecided before that is an alarm (docs/observability.md). Default 30000.
+    pub undecided_after: Duration,
+    /// `CHANCERY_BACKLOG_LOOK_MS`: how often a worker looks what is undecided and unpublished. Default 5000.
+    pub backlog_look: Duration,
     /// `CHANCERY_OUTCOME_RETENTION_S`: how long an outcome without an Idempotency-Key is remembered. Default 30 days.
     pub outcome_retention: Duration,
 
@@ -309,6 +313,8 @@ impl Config {
             state_cache: env.parsed("CHANCERY_STATE_CACHE", COUNT, 100_000)?,
             crash_limit: env.at_least("CHANCERY_CRASH_LIMIT", COUNT, 1, 3)?,
             janitor_lag: Duration::from_secs(env.parsed("CHANCERY_JANITOR_LAG_S", SECONDS, 3_600)?),
+            undecided_after: env.millis("CHANCERY_UNDECIDED_AFTER_MS", 30_000)?,
+            backlog_look: env.millis("CHANCERY_BACKLOG_LOOK_MS", 5_000)?,
             outcome_retention: Duration::from_secs(env.parsed("CHANCERY_OUTCOME_RETENTION_S", SECONDS, 30 * 86_400)?),
             listen: env.parsed("CHANCERY_LISTEN", ADDRESS, SocketAddr::from(([127, 0, 0, 1], 8080)))?,
             admin_listen: env.optional("CHANCERY_ADMIN_LISTEN", ADDRESS)?,

@@ -1,6 +1,8 @@
 //! The four streams, and the one behind the bucket `authz`, every setting spelled out; made by the provisioner alone, verified and never silently
 //! changed when they exist, but for subjects that another version did not store yet.
 
+mod behind;
+
 use std::{
     collections::HashMap,
     time::{Duration, Instant},
@@ -13,6 +15,8 @@ use async_nats::jetstream::{
     stream::{self, Config as StreamConfig, DiscardPolicy, RetentionPolicy, StorageType},
 };
 use subjects::{authz, stream as names};
+
+pub use behind::after_of;
 
 use crate::{Config, Stop, error::StartError, health, nats};
 

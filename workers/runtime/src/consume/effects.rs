@@ -3,7 +3,7 @@
 use std::{
     borrow::Cow,
     collections::{HashMap, HashSet},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use deadpool_postgres::Transaction;
@@ -102,6 +102,7 @@ where
                 },
             }
         }
+        let begun = Instant::now();
         let handled: Vec<&Event> = ready.iter().flat_map(|(_, events)| events).copied().collect();
         self.call_each(&transaction, ready).await?;
         marks.write(&transaction, name).await?;
@@ -113,6 +114,7 @@ where
         // With an unknown end the position is read again before anything is repeated.
         transaction.commit().await?;
         failpoint::hit("consumer_committed");
+        self.metrics.called(handled.len(), begun);
         self.position = position;
         handled.iter().for_each(|event| self.metrics.handled(&event.envelope));
         self.notes.handled(handled);

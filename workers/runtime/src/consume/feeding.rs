@@ -106,18 +106,26 @@ where
         }
         let Some(place) = begin(&pool, self.durable.name, consumer.created, is_new, start).await? else { return Ok(true) };
         tracing::warn!(consumer.name = self.durable.name, had, first, "reading from the table what the stream does not have");
-        for partition in feed::partitions(&pool).await?.into_iter().filter(|partition| *partition >= place.partition) {
+        self.metrics.feeding.set(1);
+        let fed = self.feed_all(&pool, &place).await;
+        self.metrics.feeding.set(0);
+        fed
+    }
+
+    /// Reads the table from a place on. False when stopped.
+    async fn feed_all(&mut self, pool: &Pool, place: &Place) -> Result<bool, String> {
+        for partition in feed::partitions(pool).await?.into_iter().filter(|partition| *partition >= place.partition) {
             let mut after = if partition == place.partition { place.partition_sequence } else { 0 };
-            while let Some((mut rows, last)) = feed::page(&pool, self.durable.filters, partition, after).await? {
+            while let Some((mut rows, last)) = feed::page(pool, self.durable.filters, partition, after).await? {
                 rows.retain(|row| row.occurred_at >= place.since);
                 if !self.feed_rows(rows).await? {
                     return Ok(false);
                 }
                 after = last;
-                note(&pool, self.durable.name, Some((partition, after))).await?;
+                note(pool, self.durable.name, Some((partition, after))).await?;
             }
         }
-        note(&pool, self.durable.name, None).await?;
+        note(pool, self.durable.name, None).await?;
         self.behind = false;
         tracing::info!(consumer.name = self.durable.name, "the table has nothing more");
         Ok(true)
@@ -142,7 +150,7 @@ where
                 batch.events[range].iter().for_each(|event| self.metrics.handled(&event.envelope));
                 continue;
             };
-            self.metrics.failed.inc();
+            self.metrics.failed(&failure);
             if let Failure::Outage(error) = &failure {
                 outages += 1;
                 tracing::warn!(consumer.name = self.durable.name, %error, "waiting for something outside");
@@ -201,7 +209,7 @@ where
         let (consumer, stream) = (self.durable.name, self.durable.stream);
         let letter = DeadLetter { consumer, event_type, headers, payload, reason, error, deliveries, stream, sequence: 0 };
         letter.store(&self.context, self.config.publish_timeout).await?;
-        self.metrics.dead.inc();
+        self.metrics.dead(reason);
         Ok(())
     }
 }

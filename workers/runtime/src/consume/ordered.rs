@@ -21,7 +21,7 @@ use super::{
     feed::{self, Fed},
     gap::Watch,
     lease::{self, Lease, Position},
-    metrics::Metrics,
+    metrics::{Metrics, Oldest},
     notes::Notes,
     parked,
     shared::wait,
@@ -61,6 +61,7 @@ where
         context,
         pool: pool.clone(),
         stop: stop.clone(),
+        oldest: Oldest::new(&metrics),
         metrics,
         notes: Notes::new(durable.name, config, Some(pool.clone())),
         watch,
@@ -71,17 +72,21 @@ where
     };
     while let Some((lease, position)) = lease::acquire(&pool, &durable, config, &stop).await {
         tracing::info!(consumer.name = durable.name, epoch = lease.epoch, position = position.sequence, "consumer owned");
+        owned.metrics.lease("acquired");
         owned.lease = lease;
         owned.position = position;
         let mut is_paused = false;
+        let is_lost;
         tokio::select! {
-            () = owned.run() => {}
+            end = owned.run() => is_lost = matches!(end, End::Lost),
             over = lease::keep(&pool, durable.name, lease, config.lease) => {
                 is_paused = over == lease::Over::Paused;
+                is_lost = !is_paused;
                 let why = if is_paused { "an operator has paused it" } else { "another owner has taken over" };
                 tracing::warn!(consumer.name = durable.name, epoch = lease.epoch, "{why}");
             }
         }
+        owned.metrics.lease(if is_lost { "lost" } else { "released" });
         if (is_paused || stop.is_cancelled())
             && let Err(error) = lease::release(&pool, durable.name, lease).await
         {
@@ -119,6 +124,7 @@ pub(super) struct Owned<'a, H> {
     pub(super) pool: Pool,
     pub(super) stop: Stop,
     pub(super) metrics: Metrics,
+    oldest: Oldest,
     pub(super) notes: Notes,
     watch: Option<Watch>,
     pub(super) handler: H,
@@ -132,12 +138,12 @@ where
     H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure>,
 {
     /// Reads until stopped or until the lease is lost.
-    async fn run(&mut self) {
+    async fn run(&mut self) -> End {
         let mut failures = 0;
         loop {
             let (before, started) = (self.position.sequence, Instant::now());
             let error = match self.read().await {
-                Ok(End::Stopped | End::Lost) => return,
+                Ok(end) => return end,
                 Err(error) => nats::named(error, started),
             };
             failures = if self.position.sequence > before { 0 } else { failures + 1_u32 };
@@ -145,7 +151,7 @@ where
             health::set(self.durable.name, false, error);
             self.metrics.rebuilt.inc();
             tokio::select! {
-                () = self.stop.cancelled() => return,
+                () = self.stop.cancelled() => return End::Stopped,
                 () = sleep(wait(failures)) => {}
             }
         }
@@ -163,7 +169,10 @@ where
         let info = stream.cached_info();
         if self.place(info).await? {
             // Until it is done the position names the life before: whoever is interrupted begins again, and the marks know what is done.
-            match self.feed().await? {
+            self.metrics.feeding.set(1);
+            let fed = self.feed().await;
+            self.metrics.feeding.set(0);
+            match fed? {
                 Fed::Everything => self.position.sequence = self.position.sequence.max(info.state.first_sequence.saturating_sub(1)),
                 Fed::Lost => return Ok(End::Lost),
                 Fed::Stopped => return Ok(End::Stopped),
@@ -280,9 +289,11 @@ where
                     return Err("the stream has forgotten events while they were waited for".into());
                 }
             }
+            self.oldest.begin();
             if !self.work(&items).await? {
                 return Ok(End::Lost);
             }
+            self.oldest.done(self.metrics.lag.get());
             if let Some(error) = broken {
                 return Err(error);
             }
@@ -298,6 +309,7 @@ where
         }
         *expected += 1;
         self.metrics.lag.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.oldest.read(info.published);
         let (message, _) = message.split();
         let headers = message.headers.unwrap_or_default();
         let event = decode::envelope(&message.subject, &message.payload).map(|envelope| Event {
@@ -346,7 +358,7 @@ where
                 Err(Trouble::Database(error)) => return Err(error),
                 Err(Trouble::Failed(failure)) => failure,
             };
-            self.metrics.failed.inc();
+            self.metrics.failed(&failure);
             match (&failure, quick.next()) {
                 (Failure::Outage(error), _) => {
                     outages += 1;

@@ -63,7 +63,7 @@ where
             },
             Err(error) => Failure::poison(error),
         };
-        self.metrics.failed.inc();
+        self.metrics.failed(&failure);
         self.postpone(head, &failure).await?;
         Ok(true)
     }
@@ -86,19 +86,20 @@ where
         let attempts = if matches!(failure, Failure::Outage(_)) { head.attempts } else { head.attempts + 1 };
         let dead = matches!(failure, Failure::Poison(_)) || attempts >= self.durable.max_deliver;
         if dead {
+            let reason = if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" };
             let letter = DeadLetter {
                 consumer: self.durable.name,
                 event_type: head.event.as_ref().map_or("unknown.unknown", |event| event.envelope.event_type.as_str()),
                 headers: &head.headers,
                 payload: Bytes::from(head.body.clone()),
-                reason: if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" },
+                reason,
                 error: &error,
                 deliveries: attempts,
                 stream: self.durable.stream,
                 sequence: u64::try_from(head.place).unwrap_or(0),
             };
             letter.store(&self.context, self.config.publish_timeout).await?;
-            self.metrics.dead.inc();
+            self.metrics.dead(reason);
         }
         let waiting = Waiting { attempts, delay: self.durable.delay(attempts), error: &error };
         parked::failed(&self.pool, self.durable.name, head.place, waiting, dead).await
@@ -119,7 +120,7 @@ where
             sequence: u64::try_from(item.place).unwrap_or(0),
         };
         letter.store(&self.context, self.config.publish_timeout).await?;
-        self.metrics.dead.inc();
+        self.metrics.dead(error.reason());
         Ok(())
     }
 }

@@ -23,7 +23,7 @@ use super::{
     gap::Watch,
     halving::Halving,
     handling::Handling,
-    metrics::Metrics,
+    metrics::{Metrics, Oldest},
     notes::Notes,
     progress::{Batch, Unsettled},
     pull::take_ready,
@@ -68,6 +68,7 @@ where
         config,
         context,
         stop: stop.clone(),
+        oldest: Oldest::new(&metrics),
         metrics,
         pool,
         watch,
@@ -126,6 +127,7 @@ pub(super) struct Shared<'a, H> {
     pub(super) context: Context,
     pub(super) stop: Stop,
     pub(super) metrics: Metrics,
+    oldest: Oldest,
     /// Where events stand that the stream does not have; none without a database.
     pub(super) pool: Option<Pool>,
     watch: Option<Watch>,
@@ -204,6 +206,8 @@ where
         }
         let info = consumer.get_info().await.map_err(|error| error.to_string())?;
         self.metrics.lag.set(i64::try_from(info.num_pending).unwrap_or(i64::MAX));
+        self.metrics.unanswered.set(i64::try_from(info.num_ack_pending).unwrap_or(i64::MAX));
+        self.oldest.looked(self.metrics.lag.get(), info.ack_floor.stream_sequence);
         let full = info.num_ack_pending >= usize::try_from(self.durable.max_ack_pending).unwrap_or(usize::MAX);
         health::set(self.durable.name, true, if info.paused { "paused by an operator" } else { "following" });
         if info.num_pending > 0 && !full && !info.paused && heard.elapsed() > LOOK {
@@ -238,6 +242,7 @@ where
                 ordinary.push(event, payload, open);
             }
         }
+        self.oldest.begin();
         self.work_batch(&mut ordinary).await;
         for mut suspect in suspects {
             let sequence = suspect.events[0].stream_sequence;
@@ -250,14 +255,15 @@ where
                 self.suspects.clear(sequence).await;
             }
         }
+        self.oldest.done(self.metrics.lag.get());
     }
 
     /// Decodes a message; what cannot be an event is put aside here.
     async fn read(&mut self, message: Message) -> Option<(Event, Bytes, Unsettled)> {
-        let info = message.info().map(|info| (info.stream_sequence, info.consumer_sequence, info.delivered, info.pending));
+        let info = message.info().map(|info| (info.stream_sequence, info.consumer_sequence, info.delivered, info.pending, info.published));
         let (message, acker) = message.split();
         let mut open = Unsettled::new(acker);
-        let (stream_sequence, consumer_sequence, delivered, pending) = match info {
+        let (stream_sequence, consumer_sequence, delivered, pending, stored) = match info {
             Ok(info) => info,
             Err(error) => {
                 tracing::error!(consumer.name = self.durable.name, %error, "a message that is not from a stream");
@@ -266,6 +272,10 @@ where
         };
         let delivered = u32::try_from(delivered).unwrap_or(u32::MAX);
         self.metrics.lag.set(i64::try_from(pending).unwrap_or(i64::MAX));
+        self.oldest.read(stored);
+        if delivered > 1 {
+            self.metrics.redelivered.inc();
+        }
         let headers = message.headers.unwrap_or_default();
         let decoded = decode::envelope(&message.subject, &message.payload);
         let error = match decoded {
@@ -317,13 +327,14 @@ where
                     self.notes.handled(&batch.events[range.clone()]);
                     for place in range {
                         self.metrics.handled(&batch.events[place].envelope);
+                        self.oldest.settled(batch.events[place].stream_sequence);
                         batch.open[place].ack().await;
                     }
                     continue;
                 }
                 Err(failure) => failure,
             };
-            self.metrics.failed.inc();
+            self.metrics.failed(&failure);
             if let Failure::Outage(error) = &failure {
                 outages += 1;
                 tracing::warn!(consumer.name = self.durable.name, %error, events = range.len(), "waiting for something outside");
@@ -348,13 +359,16 @@ where
     }
 
     async fn call_extending(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
-        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(&batch.events[range])));
+        let events = &batch.events[range];
+        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(events)));
         let mut extend = interval(self.durable.ack_wait / 3);
         extend.reset();
+        let begun = Instant::now();
         loop {
             tokio::select! {
                 biased;
                 result = &mut work => {
+                    self.metrics.called(events.len(), begun);
                     return result.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
                 }
                 _ = extend.tick() => batch.extend().await,
@@ -390,6 +404,7 @@ where
                 "an event is tried again later"
             );
             self.notes.failed(event.first_sequence(), event.delivered);
+            self.oldest.delay(event.stream_sequence);
             return batch.open[place].later(delay).await;
         }
         let reason = if poison { "poison" } else { "exhausted" };
@@ -412,6 +427,7 @@ where
         let delay = self.durable.delay(event.delivered);
         if bury(&letter, &mut batch.open[place], &self.context, &self.metrics, self.config.publish_timeout, delay).await {
             self.notes.dead(event.first_sequence(), event.delivered);
+            self.oldest.settled(event.stream_sequence);
         }
     }
 }
@@ -420,7 +436,7 @@ where
 async fn bury(letter: &DeadLetter<'_>, open: &mut Unsettled, context: &Context, metrics: &Metrics, limit: Duration, delay: Duration) -> bool {
     match letter.store(context, limit).await {
         Ok(()) => {
-            metrics.dead.inc();
+            metrics.dead(letter.reason);
             failpoint::hit("consumer_buried");
             open.ack().await;
             true

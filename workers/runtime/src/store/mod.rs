@@ -1,5 +1,6 @@
 //! Everything said to PostgreSQL by the worker. SQL stands here and nowhere else in the runtime.
 
+pub mod backlog;
 pub mod commit;
 pub mod deadletter;
 pub mod history;

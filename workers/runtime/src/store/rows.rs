@@ -113,6 +113,8 @@ pub struct DeadLetterRow {
     pub headers: String,
     /// The message as it came.
     pub payload: Vec<u8>,
+    /// Why, as its headers say.
+    pub reason: &'static str,
 }
 
 /// Everything a batch writes.

@@ -73,6 +73,7 @@ impl Decider<'_> {
             subject: subjects::dead_letter_worker(subject.as_ref().map(|subject| subject.aggregate), subject.as_ref().map(|subject| subject.command)),
             headers: serde_json::to_string(&headers)?,
             payload: item.incoming.payload.to_vec(),
+            reason,
         });
         Ok(())
     }

@@ -5,6 +5,7 @@
 
 mod advisories;
 mod ahead;
+mod backlog;
 pub mod backoff;
 mod batch;
 mod deadletter;
@@ -13,6 +14,7 @@ mod failed;
 mod headers;
 mod janitor;
 mod keeper;
+mod metrics;
 mod outbox;
 mod owned;
 mod parse;
@@ -118,6 +120,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     let keeper_task = tokio::spawn(keeper.run());
     let first = Arc::new(AtomicBool::new(false));
     let schedule = tokio::spawn(schedule::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
+    let backlog = tokio::spawn(backlog::run(config.clone(), connection.client.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
     let alarms = tokio::spawn(advisories::run(config.clone(), context.clone(), first.clone(), stop.clone()));
     let janitor = tokio::spawn(janitor::run(config.clone(), context.clone(), pool.clone(), first.clone(), stop.clone()));
     let deadletters = tokio::spawn(deadletter::run(context.clone(), pool.clone(), stop.clone()));
@@ -156,7 +159,7 @@ pub async fn run(config: Config, stop: Stop) -> Result<(), Box<dyn std::error::E
     }
     hard_stop.cancel();
     drop(worker);
-    for task in [lane_task, keeper_task, schedule, alarms, janitor, deadletters] {
+    for task in [lane_task, keeper_task, schedule, backlog, alarms, janitor, deadletters] {
         if tokio::time::timeout(Duration::from_secs(2), task).await.is_err() {
             tracing::debug!("a task did not end in time");
         }

@@ -27,6 +27,7 @@ use uuid::Uuid;
 use super::{
     backoff::{self, Backoff},
     headers::{event_headers, names},
+    metrics::METRICS,
     settle, traces,
 };
 use crate::{
@@ -240,6 +241,7 @@ impl Outbox {
                 .filter(|event| self.fenced.get(&event.partition).is_some_and(|fenced| fenced.published < event.partition_sequence))
                 .collect();
             if let Err(error) = self.send(&wanted).await {
+                METRICS.in_doubt.inc();
                 tracing::warn!(%error, events = wanted.len(), "a publish has no known end: settling");
                 self.settle(wanted.iter().map(|event| event.partition).collect()).await;
             }
@@ -281,6 +283,7 @@ impl Outbox {
 
     async fn send_all(&mut self, events: &[&EventRow]) -> Result<(), PublishError> {
         let Some((last, before)) = events.split_last() else { return Ok(()) };
+        let begun = std::time::Instant::now();
         let batch = (!before.is_empty()).then(|| Uuid::now_v7().simple().to_string());
         let mut seen = HashSet::new();
         for (index, event) in before.iter().enumerate() {
@@ -294,6 +297,8 @@ impl Outbox {
         failpoint::hit("batch_sent");
         let headers = self.headers(last, seen.insert(last.partition), batch.as_deref(), events.len(), true);
         let stream = self.request(subject(last), headers, Bytes::copy_from_slice(last.body.as_bytes())).await?;
+        METRICS.publish.lap(begun);
+        METRICS.published.observe(events.len() as f64);
         failpoint::hit("batch_acknowledged");
         for event in events {
             if let Some(fenced) = self.fenced.get_mut(&event.partition) {

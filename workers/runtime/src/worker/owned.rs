@@ -8,6 +8,7 @@ use super::{
     Worker,
     batch::{Item, Position},
     keeper::Notice,
+    metrics::METRICS,
     outbox::Job,
     parse::{Parsed, parse},
     reader::{Read, Reader},
@@ -55,7 +56,7 @@ impl Worker {
         self.first.store(self.owned.contains_key(&0), Ordering::Relaxed);
         let count = self.owned.len();
         crate::health::set("partitions", count > 0 || self.share == 0, format!("{count}"));
-        super::process::METRICS.partitions.set(count as i64);
+        METRICS.partitions.set_count(count as u64);
     }
 
     async fn take(&mut self, partitions: Vec<Partition>) {
@@ -64,6 +65,7 @@ impl Worker {
         self.engine.known.forget();
         let taken = partitions.iter().map(|row| (row.partition, row.epoch)).collect();
         for row in partitions {
+            if row.crashes > 0 { &METRICS.taken_over } else { &METRICS.taken }.inc();
             let owned = self.start_reading(&row);
             self.owned.insert(row.partition, owned);
         }
@@ -143,7 +145,10 @@ impl Worker {
         self.flush().await;
         let marks: Vec<_> = epochs.into_iter().map(|(partition, epoch)| (partition, epoch, self.marks.get(partition, epoch))).collect();
         match self.engine.release(&marks).await {
-            Ok(count) => tracing::info!(count, "partitions handed over"),
+            Ok(count) => {
+                METRICS.shed.inc_by(count);
+                tracing::info!(count, "partitions handed over");
+            }
             Err(error) => tracing::warn!(error, "cannot hand over: the lease runs out by itself"),
         }
         self.engine.known.forget();
@@ -156,6 +161,7 @@ impl Worker {
             return;
         }
         tracing::warn!(count = partitions.len(), "partitions lost to another worker");
+        METRICS.lost.inc_by(partitions.len() as u64);
         for partition in partitions {
             self.owned.remove(partition);
         }
@@ -225,6 +231,7 @@ impl Worker {
                 owned.careful -= 1;
             }
         }
+        METRICS.careful.inc_by(items.len() as u64);
         items
     }
 
@@ -235,6 +242,7 @@ impl Worker {
             match owned.reads.try_recv().ok()? {
                 Read::Message(incoming) if incoming.sequence <= owned.cursor => {}
                 Read::Message(incoming) => {
+                    METRICS.waited(incoming.stored_at);
                     let parsed = parse(&incoming, partition, partitions);
                     if let Parsed::Unknown(command) = &parsed {
                         tracing::error!(partition, command, "a command of a newer version: the partition waits for a newer worker");

@@ -2,8 +2,7 @@
 
 use std::{
     collections::{BTreeMap, HashMap, HashSet},
-    sync::LazyLock,
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use aggregates::{Key, Settings};
@@ -19,11 +18,12 @@ use super::{
     ahead::Ahead,
     backoff::Backoff,
     batch::{Batch, Decider, Item, Known, Position},
+    metrics::METRICS,
     outbox::Job,
     traces::Traces,
 };
 use crate::{
-    Config, failpoint, metrics, planted,
+    Config, failpoint, planted,
     store::{
         self,
         commit::{self, CommitError},
@@ -34,21 +34,6 @@ use crate::{
 
 /// The planner must not be talked into scanning a table that has no statistics yet.
 const SESSION: &str = "-c enable_seqscan=off -c enable_hashjoin=off -c enable_mergejoin=off -c jit=off";
-
-/// What the worker counts.
-pub(crate) struct Metrics {
-    pub(crate) decided: metrics::Counter,
-    pub(crate) batches: metrics::Histogram,
-    pub(crate) partitions: metrics::Gauge,
-    pub(crate) repeated: metrics::Counter,
-}
-
-pub(crate) static METRICS: LazyLock<Metrics> = LazyLock::new(|| Metrics {
-    decided: metrics::counter("chancery_commands_decided_total", "Commands with an outcome"),
-    batches: metrics::histogram("chancery_batch_commands", "Commands in a batch", vec![1.0, 4.0, 16.0, 64.0, 128.0, 256.0, 512.0]),
-    partitions: metrics::gauge("chancery_partitions_owned", "Partitions owned"),
-    repeated: metrics::counter("chancery_batches_repeated_total", "Batches that were rolled back and decided again"),
-});
 
 struct Session {
     client: Client,
@@ -126,6 +111,7 @@ impl Engine {
         let now = OffsetDateTime::now_utc();
         let known = &mut self.known;
         known.trim(self.config.state_cache);
+        let begun = Instant::now();
         let outcomes = match load_all(session, known, items, now).await {
             Ok(outcomes) => outcomes,
             Err(error) => {
@@ -137,6 +123,7 @@ impl Engine {
             }
         };
         failpoint::hit("loaded");
+        let begun = METRICS.load.lap(begun);
         let (batch, count) = match Decider::new(known, outcomes, positions, traces, now).run(items, self.config.partitions) {
             Ok(batch) => batch,
             Err(error) => {
@@ -145,11 +132,14 @@ impl Engine {
             }
         };
         failpoint::hit("decided");
+        let begun = METRICS.decide.lap(begun);
         planted!(PublishBeforeCommit => { super::planted_lane::publish_first(&batch.writes.events).await });
         match commit::commit(&session.client, &session.commit, self.worker, &batch.writes).await {
-            Ok(()) => Ok((batch, count)),
+            Ok(()) => {
+                METRICS.commit.lap(begun);
+                Ok((batch, count))
+            }
             Err(error) => {
-                METRICS.repeated.inc();
                 // Nothing of this batch may be remembered: it is read again from committed state.
                 known.forget();
                 Err(match error {
@@ -243,7 +233,7 @@ impl Worker {
             if items.is_empty() {
                 continue;
             }
-            match self.engine.run(&items, self.positions()).await {
+            match self.engine.run(&items, self.positions()).await.inspect_err(|trouble| METRICS.repeated(trouble)) {
                 Ok((batch, count)) => {
                     backoff.reset();
                     self.written(batch, count).await;
@@ -291,6 +281,8 @@ impl Worker {
             }
         }
         failpoint::hit("committed");
+        batch.writes.deadletters.iter().for_each(|letter| METRICS.dead(letter.reason));
+        let begun = Instant::now();
         for (inbox, outcomes) in batch.replies {
             let body = Bytes::from(format!("[{}]", outcomes.join(",")));
             // Best effort: the table is the truth, and a gateway that hears nothing reads it.
@@ -298,6 +290,7 @@ impl Worker {
                 tracing::debug!(%error, "outcomes not sent");
             }
         }
+        METRICS.tell.lap(begun);
         if !batch.writes.events.is_empty() && !planted!(PublishBeforeCommit) {
             self.tell_lane(Job::Publish(batch.writes.events)).await;
         }

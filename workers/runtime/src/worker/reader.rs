@@ -15,6 +15,7 @@ use bytes::Bytes;
 use futures_util::StreamExt;
 use rand::Rng;
 use subjects::{command_filter, stream as names};
+use time::OffsetDateTime;
 use tokio::sync::{Notify, mpsc};
 
 use crate::{
@@ -34,6 +35,8 @@ pub(crate) struct Incoming {
     pub(crate) headers: HeaderMap,
     /// Its body.
     pub(crate) payload: Bytes,
+    /// When the server stored it.
+    pub(crate) stored_at: OffsetDateTime,
 }
 
 /// What a reader hands over.
@@ -164,10 +167,10 @@ impl Reader {
                 return Err(Broken::Gap { expected, found: info.consumer_sequence });
             }
             expected += 1;
-            let sequence = info.stream_sequence;
+            let (sequence, stored_at) = (info.stream_sequence, info.published);
             let (message, _acker) = message.split();
-            let incoming =
-                Incoming { sequence, subject: message.subject.to_string(), headers: message.headers.unwrap_or_default(), payload: message.payload };
+            let (subject, headers) = (message.subject.to_string(), message.headers.unwrap_or_default());
+            let incoming = Incoming { sequence, subject, headers, payload: message.payload, stored_at };
             if self.out.send(Read::Message(incoming)).await.is_err() {
                 return Ok(());
             }

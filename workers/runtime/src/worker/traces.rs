@@ -186,7 +186,13 @@ mod tests {
         let item = |sequence| {
             let mut headers = HeaderMap::new();
             headers.insert(header::TRACEPARENT, format!("00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-{flags}"));
-            let incoming = Incoming { sequence, subject: "cmd.1.t.team.create".into(), headers, payload: Bytes::new() };
+            let incoming = Incoming {
+                sequence,
+                subject: "cmd.1.t.team.create".into(),
+                headers,
+                payload: Bytes::new(),
+                stored_at: time::OffsetDateTime::UNIX_EPOCH,
+            };
             Item { partition: 1, incoming, parsed: Parsed::Unknown("team.create".into()), condemned: None }
         };
         (1..=256).map(item).collect()
