@@ -14,6 +14,7 @@ mod harness_itself;
 mod letters;
 mod manifest;
 mod migrations;
+mod observability;
 mod pipeline;
 mod privilege;
 mod recovery;
