@@ -161,12 +161,14 @@ impl Role {
 /// What ended the role.
 pub fn run(role: Role, config: Config) -> anyhow::Result<ExitCode> {
     let telemetry = telemetry::start(&config, role.name())?;
+    let metrics = telemetry::metrics::start(&config, role.name())?;
     runtime::failpoint::arm(config.failpoint.as_deref());
     #[cfg(feature = "planted")]
     runtime::planted::arm_as_told()?;
     let runtime = process::runtime_on(config.threads.or(role.threads()))?;
     let result = runtime.block_on(drive(role, config));
     runtime.shutdown_timeout(Duration::from_secs(1));
+    metrics.finish();
     telemetry.finish();
     result.map(|()| ExitCode::SUCCESS)
 }

@@ -2,6 +2,7 @@
 
 mod alarms;
 mod moving;
+mod otlp;
 
 use std::collections::BTreeMap;
 

@@ -89,6 +89,7 @@ fn attempt(durable: Durable, work: impl AsyncFnOnce(&Config, Stop) -> anyhow::Re
     nats::install_crypto();
     let config = Config::from_env()?;
     let telemetry = telemetry::start(&config, durable.name)?;
+    let metrics = telemetry::metrics::start(&config, durable.name)?;
     failpoint::arm(config.failpoint.as_deref());
     let runtime = process::runtime_on(config.threads.or(Some(1)))?;
     let result = runtime.block_on(async {
@@ -116,6 +117,7 @@ fn attempt(durable: Durable, work: impl AsyncFnOnce(&Config, Stop) -> anyhow::Re
         result
     });
     runtime.shutdown_timeout(std::time::Duration::from_secs(1));
+    metrics.finish();
     telemetry.finish();
     if result.is_ok() {
         eprintln!("{}: drained", durable.name);

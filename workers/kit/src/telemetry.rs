@@ -1,4 +1,7 @@
-//! Logs, and spans over OTLP when an endpoint is configured. Each has a filter of its own, and nothing of the log goes into a span.
+//! Logs, and spans and metrics over OTLP when an endpoint is configured. Log and spans have a filter each, and nothing of the log
+//! goes into a span.
+
+pub mod metrics;
 
 use anyhow::Context as _;
 use opentelemetry::{

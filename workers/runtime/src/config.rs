@@ -198,8 +198,10 @@ pub struct Config {
     pub log: String,
     /// `CHANCERY_LOG_FORMAT`: `text` or `json`. Default `text`.
     pub log_json: bool,
-    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans go over OTLP/HTTP; no export when unset.
+    /// `OTEL_EXPORTER_OTLP_ENDPOINT`: where spans and metrics go over OTLP/HTTP; no export when unset.
     pub otlp_endpoint: Option<String>,
+    /// `OTEL_METRIC_EXPORT_INTERVAL`: milliseconds between two messages with the metrics; 0 sends none. Default 60000.
+    pub otlp_metrics_every: Duration,
     /// `CHANCERY_TRACE`: a `tracing` filter for spans, whatever the log shows. Default `chancery=info,command_gateway=info,runtime=info`.
     pub trace: String,
     /// `OTEL_TRACES_SAMPLER`: which traces that begin here are kept: `parentbased_always_on`, `parentbased_always_off` or
@@ -361,6 +363,7 @@ impl Config {
             log: env.text_or("CHANCERY_LOG", "info"),
             log_json: env.text_or("CHANCERY_LOG_FORMAT", "text") == "json",
             otlp_endpoint: env.text("OTEL_EXPORTER_OTLP_ENDPOINT"),
+            otlp_metrics_every: Duration::from_millis(env.parsed("OTEL_METRIC_EXPORT_INTERVAL", "a number of milliseconds", 60_000)?),
             trace: env.text_or("CHANCERY_TRACE", "chancery=info,command_gateway=info,runtime=info"),
             sampler: env.parsed("OTEL_TRACES_SAMPLER", Sampler::EXPECTED, Sampler::All)?,
             sampled: env.at_least("OTEL_TRACES_SAMPLER_ARG", "a number from 0 to 1", 0.0_f64, 1.0)?.min(1.0),
