@@ -112,7 +112,7 @@ fn every_container_is_confined_and_published_on_loopback_alone() {
         }
         assert!(name == "prometheus" || service.contains("user: "), "{name} runs as its image's user");
         let ends = service.contains("restart: \"no\"");
-        let others = ["mail", "collector", "prometheus"].contains(&name.as_str());
+        let others = ["mail", "collector", "prometheus", "grafana"].contains(&name.as_str());
         assert!(ends || others || service.contains("healthcheck:"), "{name} has no health check");
         assert!(ends || others || service.contains("stop_grace_period:"), "{name} has no time to end");
     }
@@ -146,6 +146,68 @@ fn prometheus_asks_every_role() {
     for (name, role) in role_services() {
         let target = format!("{name}:{}", if role == Role::Gateway { 8080 } else { 9090 });
         assert!(text.contains(&target), "deploy/prometheus.yaml does not ask {target}");
+    }
+}
+
+/// A file of YAML as a value.
+fn yaml(name: &str) -> serde_json::Value {
+    serde_norway::from_str(&read(name)).unwrap_or_else(|error| panic!("{name}: {error}"))
+}
+
+#[test]
+fn what_the_profile_observability_mounts_is_there_and_names_each_other() {
+    let compose = yaml("compose.yaml");
+    let mounts = |service: &str| -> BTreeMap<String, String> {
+        let volumes = compose["services"][service]["volumes"].as_array().unwrap().iter().map(|volume| volume.as_str().unwrap().to_owned());
+        let mounts = volumes.filter_map(|volume| volume.strip_prefix("./")?.strip_suffix(":ro").map(str::to_owned));
+        mounts.map(|mount| mount.split_once(':').map(|(from, to)| (to.to_owned(), from.to_owned())).unwrap()).collect()
+    };
+    for service in ["collector", "prometheus", "grafana"] {
+        assert_eq!(compose["services"][service]["profiles"][0], "observability");
+        assert!(!mounts(service).is_empty(), "{service} has no file of ours");
+        for file in mounts(service).values() {
+            assert!(root().join(file).exists(), "{service} mounts {file}, which is not there");
+        }
+    }
+
+    let collector = yaml("deploy/collector.yaml");
+    for signal in ["traces", "metrics"] {
+        for (part, section) in [("receivers", "receivers"), ("processors", "processors"), ("exporters", "exporters")] {
+            let names = collector["service"]["pipelines"][signal][part].as_array().unwrap();
+            assert!(!names.is_empty() && names.iter().all(|name| collector[section].get(name.as_str().unwrap()).is_some()), "{signal} {part}");
+        }
+    }
+
+    let rule_files = yaml("deploy/prometheus.yaml")["rule_files"].as_array().unwrap().clone();
+    for file in &rule_files {
+        let mounts = mounts("prometheus");
+        let rules = yaml(mounts.get(file.as_str().unwrap()).expect("a rule file is mounted where Prometheus looks for it"));
+        let page = read("docs/observability.md");
+        for rule in rules["groups"].as_array().unwrap().iter().flat_map(|group| group["rules"].as_array().unwrap()) {
+            let name = rule["alert"].as_str().unwrap();
+            assert!(["warning", "critical"].contains(&rule["labels"]["severity"].as_str().unwrap()), "{name}");
+            assert!(rule["for"].as_str().is_some_and(|time| time.ends_with('m')) && rule["annotations"]["summary"].is_string(), "{name}");
+            assert!(page.contains(&format!("\n### {name}\n")), "docs/observability.md does not say what to do about {name}");
+            let link = format!("docs/observability.md#{}", name.to_lowercase());
+            assert_eq!(rule["annotations"]["description"], link.as_str());
+        }
+        let names = page.lines().filter_map(|line| line.strip_prefix("### Chancery")).count();
+        assert_eq!(names, read("deploy/alerts.yaml").matches("- alert: ").count(), "docs/observability.md has an alarm that is none");
+    }
+    assert_eq!(rule_files.len(), 1);
+
+    let source = yaml("deploy/grafana/provisioning/datasources/prometheus.yaml")["datasources"][0].clone();
+    assert_eq!(source["url"], "http://prometheus:9090");
+    let folder = yaml("deploy/grafana/provisioning/dashboards/chancery.yaml")["providers"][0]["options"]["path"].as_str().unwrap().to_owned();
+    let board = format!("{}/chancery.json", mounts("grafana").get(&folder).expect("the dashboards are mounted where Grafana looks for them"));
+    let board: serde_json::Value = serde_json::from_str(&read(&board)).unwrap();
+    let panels = board["panels"].as_array().unwrap();
+    let ids: BTreeSet<i64> = panels.iter().map(|panel| panel["id"].as_i64().unwrap()).collect();
+    assert_eq!(ids.len(), panels.len(), "each panel has an id of its own");
+    for panel in panels.iter().filter(|panel| panel["type"] != "row") {
+        assert_eq!(panel["datasource"]["uid"], source["uid"], "{}", panel["title"]);
+        let grid = &panel["gridPos"];
+        assert!(grid["x"].as_i64().unwrap() + grid["w"].as_i64().unwrap() <= 24, "{}", panel["title"]);
     }
 }
 

@@ -21,8 +21,10 @@ pub(crate) struct Sending {
     pub(crate) outcome: Histogram,
     /// Commands whose outcome was told.
     pub(crate) decided: Counter,
-    /// Commands that are stored, and whose outcome was not waited for or did not come in time.
+    /// Commands that are stored, and whose outcome did not come in time.
     pub(crate) pending: Counter,
+    /// Commands that are stored, and whose outcome nobody wanted to wait for.
+    pub(crate) unwaited: Counter,
     /// Commands that COMMANDS had no room for.
     pub(crate) full: Counter,
     /// Commands that are surely not stored.
@@ -34,10 +36,10 @@ pub(crate) struct Sending {
 /// See [`Sending`].
 pub(crate) static SENDING: LazyLock<Sending> = LazyLock::new(|| {
     let [accept, outcome] = metrics::histograms(STAGES, STAGES_HELP, "stage", ["accept", "outcome"], &SECONDS);
-    let fates = ["decided", "pending", "full", "not_accepted", "unknown"];
-    let [decided, pending, full, not_accepted, unknown] =
+    let fates = ["decided", "pending", "unwaited", "full", "not_accepted", "unknown"];
+    let [decided, pending, unwaited, full, not_accepted, unknown] =
         metrics::counters("chancery_commands_sent_total", "Commands that clients sent, by what they were told.", "fate", fates);
-    Sending { accept, outcome, decided, pending, full, not_accepted, unknown }
+    Sending { accept, outcome, decided, pending, unwaited, full, not_accepted, unknown }
 });
 
 /// Where the standing of a caller was looked up.

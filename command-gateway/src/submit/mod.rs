@@ -117,6 +117,7 @@ impl Commands {
         let fate = self.send(draft, meta, body).await;
         match &fate {
             Ok(Fate::Decided(_)) => SENDING.decided.inc(),
+            Ok(Fate::Pending) if meta.prefer == Prefer::Async => SENDING.unwaited.inc(),
             Ok(Fate::Pending) => SENDING.pending.inc(),
             Err(_) => {}
         }

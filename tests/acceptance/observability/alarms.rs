@@ -33,7 +33,7 @@ async fn commands_that_are_undecided_past_their_deadline_alarm_until_they_are_de
     shows(&stack, "worker-1", OVERDUE, &[], |value| value == 1.0).await;
     let age = value(&stack.metrics("worker-1"), "chancery_undecided_oldest_age_seconds", &[]).unwrap();
     assert!(age > 0.5, "it is overdue, and {age} s old");
-    moves(&stack, "gateway", "chancery_commands_sent_total", &[("fate", "pending")]).await;
+    moves(&stack, "gateway", "chancery_commands_sent_total", &[("fate", "unwaited")]).await;
     let alarms = || stack.log("worker-1").lines().filter(|line| line.contains("commands are undecided past their deadline")).count();
     wait_until("the alarm is in the log", async || alarms() > 0).await;
     let log = stack.log("worker-1");

@@ -1,6 +1,7 @@
 //! What the roles tell Prometheus and an OTLP collector, and the alarms that are made of it.
 
 mod alarms;
+mod files;
 mod moving;
 mod otlp;
 

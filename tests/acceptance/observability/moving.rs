@@ -22,7 +22,7 @@ use crate::{
 /// By role: a metric and the values of its label that must be there from the start, at 0 or not.
 const FROM_THE_START: &[(&str, &str, &str, &[&str])] = &[
     ("gateway", "chancery_command_stage_seconds_count", "stage", &["accept", "outcome"]),
-    ("gateway", "chancery_commands_sent_total", "fate", &["decided", "pending", "full", "not_accepted", "unknown"]),
+    ("gateway", "chancery_commands_sent_total", "fate", &["decided", "pending", "unwaited", "full", "not_accepted", "unknown"]),
     ("gateway", "chancery_http_requests_in_flight", "", &[]),
     ("gateway", "chancery_http_connections", "", &[]),
     ("gateway", "chancery_event_streams", "", &[]),
