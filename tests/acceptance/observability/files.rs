@@ -33,7 +33,7 @@ struct Shown {
 
 impl Shown {
     async fn by_the_roles() -> Self {
-        let stack = Stack::builder().consumers(&[Consumer::Audit]).env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
+        let stack = Stack::builder().patient().consumers(&[Consumer::Audit]).env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
         tenant(&stack).await;
         audited(&stack).await;
         let text: String = ["gateway", "worker-1", "audit"].map(|role| stack.metrics(role)).concat();

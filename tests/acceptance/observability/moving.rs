@@ -65,7 +65,7 @@ const FROM_THE_START: &[(&str, &str, &str, &[&str])] = &[
 
 #[tokio::test(flavor = "multi_thread")]
 async fn every_metric_is_there_from_the_start_and_counts_what_happens() {
-    let stack = Stack::builder().consumers(&[Consumer::Audit]).env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
+    let stack = Stack::builder().patient().consumers(&[Consumer::Audit]).env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
     for (role, name, label, values) in FROM_THE_START {
         let labels: Vec<Vec<(&str, &str)>> =
             if values.is_empty() { vec![vec![]] } else { values.iter().map(|value| vec![(*label, *value)]).collect() };
@@ -126,7 +126,7 @@ fn no_label_names_a_tenant(stack: &Stack, tenant: &Tenant) {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn leases_that_come_and_go_are_counted_by_what_happened_to_them_and_another_worker_looks() {
-    let mut stack = Stack::builder().env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
+    let mut stack = Stack::builder().patient().env("CHANCERY_BACKLOG_LOOK_MS", 50).start().await;
     let lease = "chancery_lease_changes_total";
     shows(&stack, "worker-1", lease, &[("change", "taken")], |value| value == 64.0).await;
     moves(&stack, "worker-1", "chancery_backlog_looked_timestamp_seconds", &[]).await;
@@ -149,7 +149,7 @@ const MEASURED: Durable = Durable { name: "measured", filters: &["evt.*.tenant.u
 
 #[tokio::test(flavor = "multi_thread")]
 async fn what_a_consumer_tries_again_and_gives_up_is_counted_and_its_age_grows_meanwhile() {
-    let stack = Stack::builder().start().await;
+    let stack = Stack::builder().patient().start().await;
     let tenant = tenant(&stack).await;
     MEASURED.provision(&stack.jetstream().await, &stack.config()).await.unwrap();
     let (held, calls, stop) = (Arc::new(AtomicBool::new(true)), Arc::new(AtomicUsize::new(0)), Stop::new());

@@ -94,7 +94,7 @@ async fn a_collector_is_sent_what_the_roles_show_and_what_it_missed_while_it_was
     let collector = Collector::default();
     collector.away.store(true, Ordering::SeqCst);
     let address = collector.start().await;
-    let builder = Stack::builder().consumers(&[Consumer::Audit]).env("OTEL_METRIC_EXPORT_INTERVAL", 100);
+    let builder = Stack::builder().patient().consumers(&[Consumer::Audit]).env("OTEL_METRIC_EXPORT_INTERVAL", 100);
     let stack = builder.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}/")).start().await;
     tenant(&stack).await;
     audited(&stack).await;
@@ -135,7 +135,7 @@ fn family(name: &str) -> String {
 async fn a_role_that_ends_sends_its_last_figures_first() {
     let collector = Collector::default();
     let address = collector.start().await;
-    let builder = Stack::builder().env("OTEL_METRIC_EXPORT_INTERVAL", 3_600_000);
+    let builder = Stack::builder().patient().env("OTEL_METRIC_EXPORT_INTERVAL", 3_600_000);
     let mut stack = builder.env("OTEL_EXPORTER_OTLP_ENDPOINT", format!("http://{address}")).start().await;
     tenant(&stack).await;
     let shown = value(&stack.metrics("worker-1"), "chancery_commands_decided_total", &[]).unwrap();
