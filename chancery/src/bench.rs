@@ -30,6 +30,7 @@ mod report;
 mod ruler;
 mod stand;
 pub mod stock;
+pub mod teams;
 mod usage;
 
 use std::process::ExitCode;
@@ -90,6 +91,10 @@ pub struct Options {
     /// Instead: lists so many invitations of a tenant by state, order and attribute, and says by which indexes.
     #[arg(long, value_name = "INVITATIONS", conflicts_with_all = ["floor", "floor_only"])]
     list: Option<usize>,
+    /// Instead: measures with so many durable consumers, step by step, the audit and then other teams' made with the kit, which take every event; and
+    /// the last step once more with one of them stopped. For example `1,5,10,20`.
+    #[arg(long, value_name = "COUNTS", value_delimiter = ',', conflicts_with_all = ["floor", "floor_only", "list", "read_your_writes", "json"])]
+    teams: Vec<usize>,
     /// Prints one JSON object instead of a table.
     #[arg(long)]
     json: bool,
@@ -153,7 +158,7 @@ impl Options {
 ///
 /// # Errors
 /// A part cannot be started, has ended, or could not be measured.
-pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
+pub fn run(mut config: Config, options: Options) -> anyhow::Result<ExitCode> {
     if cfg!(debug_assertions) && !options.quick_debug {
         bail!("this is a debug build, whose figures mean nothing: run `cargo run --release -- bench`");
     }
@@ -162,6 +167,13 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
     }
     if [options.aggregates, options.tenants, options.rounds, options.commands, options.concurrency, options.workers].contains(&0) {
         bail!("every number must be at least 1");
+    }
+    if let Some(most) = options.teams.iter().max() {
+        if options.teams.contains(&0) || !options.teams.is_sorted() || *most > teams::MOST {
+            bail!("--teams has rising numbers from 1 to {}", teams::MOST);
+        }
+        // Read, and kept, before the folder goes.
+        config.manifest = Some(teams::write_manifest(&config.data, most - 1)?);
     }
     let side = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().context("starting the runtime")?;
     let stop = Stop::new();
@@ -175,6 +187,18 @@ pub fn run(config: Config, options: Options) -> anyhow::Result<ExitCode> {
         let complaints = stand.complaints();
         if !complaints.is_empty() {
             eprintln!("from the logs:\n{complaints}");
+        }
+        return result;
+    }
+    if !options.teams.is_empty() {
+        let product = product::start(&config, &options, &mut stand, &stop)?;
+        let result = teams::run(&config, &options, &options.teams, &mut stand, &product, &stop);
+        let complaints = stand.complaints();
+        if !complaints.is_empty() {
+            eprintln!("from the logs:\n{complaints}");
+        }
+        if let Some(path) = &config.manifest {
+            let _ = std::fs::remove_file(path);
         }
         return result;
     }

@@ -122,6 +122,12 @@ enum Command {
         /// Which one.
         part: bench::floor::Part,
     },
+    /// A consumer of the bench's.
+    #[command(hide = true)]
+    BenchTeam {
+        /// Its name.
+        name: String,
+    },
     /// Runs a server and ends it with its parent.
     #[command(hide = true)]
     Guard(Guard),
@@ -215,6 +221,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         // A guard needs no configuration, and must start whatever the environment holds.
         Command::Guard(guard) => return guard.run(),
         Command::Token(Token::Keygen { into }) => return keygen(&into),
+        Command::BenchTeam { name } => return Ok(bench::teams::run_one(name)),
         Command::Init(options) => return initialise(&options),
         Command::Cluster(options) => return cluster::run(options),
         Command::Health { url } => return health::run(&url),
@@ -260,6 +267,7 @@ fn run(cli: Cli) -> anyhow::Result<ExitCode> {
         | Command::Asyncapi
         | Command::Token(Token::Keygen { .. })
         | Command::Init(_)
+        | Command::BenchTeam { .. }
         | Command::Cluster(_)
         | Command::Health { .. } => {}
     }

@@ -24,7 +24,7 @@ use crate::{
     privilege::nats::User,
     provision,
     role::{Consumer, Role},
-    servers::{place, port},
+    servers::{place, port, postgres::Postgres},
     token::{self, Claims},
 };
 
@@ -46,6 +46,18 @@ pub(super) struct Product {
     listen: SocketAddr,
     token: String,
     database_url: String,
+}
+
+impl Product {
+    /// How a superuser reaches its database.
+    pub(super) fn database_url(&self) -> String {
+        self.database_url.clone()
+    }
+
+    /// How a role reaches it.
+    pub(super) fn database_url_as(&self, server: &Postgres, role: &str, password: &str) -> String {
+        server.url_as(role, password, DATABASE)
+    }
 }
 
 /// Migrates, provisions and starts every role. Blocking.

@@ -23,7 +23,8 @@ fn median(rounds: &[Round], value: impl Fn(&Round) -> f64) -> Option<f64> {
     middle(rounds.iter().map(value).collect())
 }
 
-fn middle(mut values: Vec<f64>) -> Option<f64> {
+/// The median.
+pub(super) fn middle(mut values: Vec<f64>) -> Option<f64> {
     values.sort_by(f64::total_cmp);
     let half = values.len() / 2;
     if values.len() % 2 == 1 { values.get(half).copied() } else { Some((values.get(half.checked_sub(1)?)? + values.get(half)?) / 2.0) }

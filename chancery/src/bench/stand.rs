@@ -114,7 +114,7 @@ impl Stand {
             monitor_port: None,
             password: token::secret(),
             sync: options.sync.into(),
-            manifest: Manifest::built_in(),
+            manifest: Manifest::of(config)?,
             node: None,
             remove: Some(folder.root.join("nats")),
         };
@@ -125,7 +125,7 @@ impl Stand {
             log: folder.log("postgres"),
             port: None,
             password: token::secret(),
-            settings: Vec::new(),
+            settings: if options.teams.is_empty() { Vec::new() } else { vec![super::teams::SESSIONS.into()] },
             remove: Some(postgres_root.clone()),
         };
         let postgres = postgres::Postgres::start(&exe, &find::postgres(&named, &config.data, None)?, server)?;
@@ -173,6 +173,13 @@ impl Stand {
     /// The processes that were started, in order.
     pub(super) fn processes(&self) -> &[Process] {
         &self.processes
+    }
+
+    /// Sends a signal to the process of this name.
+    pub(super) fn signal(&mut self, name: &str, signal: Signal) {
+        for process in self.processes.iter_mut().filter(|process| process.name == name) {
+            process.child.signal(signal);
+        }
     }
 
     /// Says which process has ended, with its last words.
