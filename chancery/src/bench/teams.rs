@@ -105,8 +105,20 @@ struct Step {
     delivered: f64,
     /// CPU seconds for 1000 commands, over all processes but the load.
     cpu: f64,
+    /// The same for nats-server, PostgreSQL, gateway with worker, and all consumers' processes.
+    parts: [f64; 4],
     /// CPU microseconds for each event that one consumer has had.
     cpu_per_event: f64,
+}
+
+/// Which of [`Step::parts`] a process belongs to.
+fn part(process: &str) -> usize {
+    match process {
+        "nats-server" => 0,
+        "postgres" => 1,
+        name if name == "gateway" || name.starts_with("worker") => 2,
+        _ => 3,
+    }
 }
 
 /// Measures step by step: `counts` of durable consumers, the audit among them; then the last of them with one consumer stopped.
@@ -196,17 +208,22 @@ async fn measure(
         bail!("{} audit rows are missing", rows.missing);
     }
     let complete = done(events, &followed).await?.max(rows.complete);
-    let used: f64 = Clock::read(&watched).since(&before).iter().filter(|(name, _)| *name != super::LOAD).map(|(_, seconds)| seconds).sum();
     let commands = tally.accepted.len() as f64;
+    let mut parts = [0.0; 4];
+    for (name, seconds) in Clock::read(&watched).since(&before).iter().filter(|(name, _)| *name != super::LOAD) {
+        parts[part(name)] += seconds / commands * 1_000.0;
+    }
+    let cpu: f64 = parts.iter().sum();
     let consumers = followed.len() + 1;
     Ok(Step {
         consumers,
         stopped: stopped.is_some(),
         commands: commands / rows.complete.saturating_duration_since(tally.begin).as_secs_f64(),
         delivered: commands / complete.saturating_duration_since(tally.begin).as_secs_f64(),
-        cpu: used / commands * 1_000.0,
+        cpu,
+        parts,
         // A command of the bench is one event.
-        cpu_per_event: used / (commands * consumers as f64) * 1e6,
+        cpu_per_event: cpu / consumers as f64 * 1e3,
     })
 }
 
@@ -230,12 +247,13 @@ async fn done(events: &Stream, teams: &[usize]) -> anyhow::Result<Instant> {
 
 fn say(step: &Step) {
     eprintln!(
-        "{} consumers{}: {:.0} commands/s, {:.0} with every consumer, {:.3} CPU-s per 1000, {:.0} CPU-µs per event delivered",
+        "{} consumers{}: {:.0} commands/s, {:.0} with every consumer, {:.3} CPU-s per 1000 {:.3?}, {:.0} CPU-µs per event delivered",
         step.consumers,
         if step.stopped { " and one stopped" } else { "" },
         step.commands,
         step.delivered,
         step.cpu,
+        step.parts,
         step.cpu_per_event
     );
 }
@@ -243,20 +261,28 @@ fn say(step: &Step) {
 /// Medians of each step.
 fn table(steps: &[Step], options: &Options) -> String {
     let mut out = format!(
-        "\n {} commands × {} rounds a step, medians; the audit is one of the consumers\n\n {:<24}{:>12}{:>18}{:>18}{:>24}\n",
-        options.commands, options.rounds, "consumers", "commands/s", "all delivered/s", "CPU-s per 1000", "CPU-µs per delivery"
+        "\n {} commands × {} rounds a step, medians; the audit is one of the consumers\n\n {:<20}{:>12}{:>17}{:>16}{:>21}   {}\n",
+        options.commands,
+        options.rounds,
+        "consumers",
+        "commands/s",
+        "all delivered/s",
+        "CPU-s per 1000",
+        "CPU-µs per delivery",
+        "CPU-s: nats-server, PostgreSQL, gateway + worker, consumers"
     );
     for group in steps.chunk_by(|one, other| (one.consumers, one.stopped) == (other.consumers, other.stopped)) {
-        let middle = |value: fn(&Step) -> f64| super::report::middle(group.iter().map(value).collect()).unwrap_or_default();
+        let middle = |value: &dyn Fn(&Step) -> f64| super::report::middle(group.iter().map(value).collect()).unwrap_or_default();
+        let parts = [0, 1, 2, 3].map(|part| format!("{:.3}", middle(&|step| step.parts[part]))).join("  ");
         let Some(first) = group.first() else { continue };
         let what = if first.stopped { format!("{} and one stopped", first.consumers) } else { first.consumers.to_string() };
         let _ = writeln!(
             out,
-            " {what:<24}{:>12.0}{:>18.0}{:>18.3}{:>24.0}",
-            middle(|step| step.commands),
-            middle(|step| step.delivered),
-            middle(|step| step.cpu),
-            middle(|step| step.cpu_per_event)
+            " {what:<20}{:>12.0}{:>17.0}{:>16.3}{:>21.0}   {parts}",
+            middle(&|step| step.commands),
+            middle(&|step| step.delivered),
+            middle(&|step| step.cpu),
+            middle(&|step| step.cpu_per_event)
         );
     }
     out
