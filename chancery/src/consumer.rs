@@ -1,6 +1,7 @@
 //! `chancery consumer`: runs one of our durable consumers, and what an operator or another team does with any.
 
 mod control;
+mod effects;
 mod history;
 mod lag;
 mod new;
@@ -39,7 +40,8 @@ pub enum Command {
     Pause(pause::Options),
     /// Lets a paused consumer go on.
     Resume(pause::ResumeOptions),
-    /// Lets one consumer have events again. Effects that are kept by the event's id stay once: it fills in what is missing.
+    /// Lets one consumer have events again. Effects that are kept by the event's id stay once: it fills in what is missing. With
+    /// `--effects` what they did outside is sent again instead.
     Replay(replay::Options),
     /// Moves a consumer: it goes on with another event. Effects that are kept by the event's id stay once.
     Seek(seek::Options),

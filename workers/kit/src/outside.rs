@@ -3,6 +3,7 @@
 //!
 //! A row goes `pending` → `sending` → `done`. Who finds one `sending` for longer than a call may take finds a crash: whether it was sent is
 //! not known. It is sent once more, under the same key, and is `in_doubt` for good when that happens a second time.
+//! `chancery consumer replay --effects` makes one that is over `pending` again, under the number of that replay, which is part of the key.
 
 use std::time::{Duration, Instant};
 
@@ -53,13 +54,16 @@ pub struct Effect {
     pub attempt: u32,
     consumer: &'static str,
     n: i64,
+    replay: i64,
     doubted: bool,
 }
 
 impl Effect {
-    /// The same for every try: to be sent along, as an idempotency key or a Message-ID, so that the other side can tell a repeat.
+    /// The same for every try: to be sent along, as an idempotency key or a Message-ID, so that the other side can tell a repeat. Another one where
+    /// an operator has it sent again: then a repeat is what is wanted.
     pub fn key(&self) -> String {
-        format!("{}:{}:{}", self.consumer, self.event_id, self.name)
+        let Self { consumer, event_id, name, replay, .. } = self;
+        if *replay == 0 { format!("{consumer}:{event_id}:{name}") } else { format!("{consumer}:{event_id}:{name}:{replay}") }
     }
 }
 
@@ -165,7 +169,7 @@ where
              WHERE n IN (SELECT n FROM {schema}.effects e WHERE state = 'pending' AND due <= now() AND NOT EXISTS (
                      SELECT FROM {schema}.effects b WHERE b.aggregate = e.aggregate AND b.n < e.n AND b.state IN ('pending', 'sending'))
                  ORDER BY n LIMIT $2 FOR UPDATE SKIP LOCKED)
-             RETURNING n, event_id, effect, payload, tries, doubted"
+             RETURNING n, event_id, effect, payload, tries, doubted, replay"
         );
         let seconds = (self.outside.limit + SLACK).as_secs_f64();
         let rows = client.query(&client.prepare_cached(&statement).await?, &[&seconds, &i64::from(self.outside.at_once)]).await?;
@@ -180,6 +184,7 @@ where
             payload: row.get(3),
             attempt: u32::try_from(row.get::<_, i32>(4)).unwrap_or(u32::MAX),
             doubted: row.get(5),
+            replay: row.get(6),
             consumer: self.durable.name,
         }
     }
@@ -224,19 +229,20 @@ where
         }
     }
 
-    /// Writes it down, if the try is still this one's: who was frozen for longer finds that somebody has doubted it.
+    /// Writes it down, if the try is still this one's: who was frozen for longer finds that somebody has doubted it, or that
+    /// an operator has it sent again.
     async fn record(&self, effect: &Effect, came: &Came) -> Result<(), Failure> {
         let client = self.pool.get().await.map_err(Failure::outage)?;
         let statement = format!(
             "UPDATE {}.effects SET state = $3, due = now() + make_interval(secs => $4), error = $5, tries = tries - $6, doubted = doubted OR $7,
                  ended_at = CASE WHEN $3 IN ('done', 'failed', 'in_doubt') THEN now() END
-             WHERE n = $1 AND tries = $2 AND state = 'sending'",
+             WHERE n = $1 AND tries = $2 AND state = 'sending' AND replay = $8",
             self.schema.name
         );
         let (tries, uncounted) = (i32::try_from(effect.attempt).unwrap_or(i32::MAX), i32::from(!came.counts));
         let statement = client.prepare_cached(&statement).await?;
         let wait = came.wait.as_secs_f64();
-        client.execute(&statement, &[&effect.n, &tries, &came.state, &wait, &came.error, &uncounted, &came.doubted]).await?;
+        client.execute(&statement, &[&effect.n, &tries, &came.state, &wait, &came.error, &uncounted, &came.doubted, &effect.replay]).await?;
         Ok(())
     }
 

@@ -8,9 +8,10 @@ use refinery::{Migration, Runner};
 use runtime::{Config, Stop, health, store};
 
 /// Ids of the events that took effect, and what is to happen outside. Never changed once released: another version is one more text.
-const OURS: &[(&str, &str)] = &[(
-    "0001_kit",
-    "CREATE TABLE handled (event_id uuid PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
+const OURS: &[(&str, &str)] = &[
+    (
+        "0001_kit",
+        "CREATE TABLE handled (event_id uuid PRIMARY KEY, at timestamptz NOT NULL DEFAULT now());
      CREATE TABLE effects (
          n bigint GENERATED ALWAYS AS IDENTITY PRIMARY KEY,
          event_id uuid NOT NULL,
@@ -28,7 +29,10 @@ const OURS: &[(&str, &str)] = &[(
      );
      CREATE INDEX effects_open ON effects (aggregate, n) WHERE state IN ('pending', 'sending');
      CREATE INDEX effects_due ON effects (due) WHERE state IN ('pending', 'sending');",
-)];
+    ),
+    // Which replay an effect was sent again for; 0 for its first time.
+    ("0002_replays", "ALTER TABLE effects ADD COLUMN replay bigint NOT NULL DEFAULT 0"),
+];
 /// The first key of the advisory lock that lets one replica migrate a schema at a time.
 const LOCK: i32 = 0x6b69_7400;
 /// The longest pause between two tries to reach a database that is away.

@@ -3,6 +3,7 @@
 //! The loop's function only writes rows ([`record`]); a second task sends them ([`Sender`]), with delays of its own, so that a mail
 //! server that is away never holds up the events.
 
+mod again;
 mod fanout;
 mod ledger;
 mod link;
@@ -24,6 +25,7 @@ use runtime::{
 use subjects::stream;
 use tokio::sync::Notify;
 
+pub use again::send_again;
 pub use ledger::record;
 pub use link::Links;
 pub use sender::Sender;

@@ -30,7 +30,10 @@ pub(crate) struct Row {
     /// Earlier sendings whose end is not known, and whether the last one is such.
     pub(crate) doubts: i32,
     pub(crate) in_doubt: bool,
+    /// When it was entered, or an operator had it sent again.
     pub(crate) created: time::OffsetDateTime,
+    /// Which replay it is sent again for; 0 for its first time.
+    pub(crate) replay: i64,
 }
 
 /// The mails that wait.
@@ -82,7 +85,7 @@ impl Queue {
                       ORDER BY l.next_at LIMIT (SELECT greatest(1, $1::bigint / greatest(1, count(*))) FROM served) FOR UPDATE SKIP LOCKED) row)
              UPDATE notifications.ledger l SET next_at = now() + make_interval(secs => $2) FROM mine WHERE l.id = mine.id
              RETURNING l.id, l.effect, l.recipient, l.tenant_id, coalesce(l.address, ''), l.name, coalesce(l.context::text, '{}'),
-                 l.attempts, l.doubts, l.intent_at IS NOT NULL, l.created_at";
+                 l.attempts, l.doubts, l.intent_at IS NOT NULL, coalesce(l.again_at, l.created_at), l.replay";
         let rows = client.query(statement, &[&CLAIM, &CLAIM_SECONDS, &served]).await.map_err(|error| describe(&error))?;
         Ok(rows
             .iter()
@@ -98,6 +101,7 @@ impl Queue {
                 doubts: row.get(8),
                 in_doubt: row.get(9),
                 created: row.get(10),
+                replay: row.get(11),
             })
             .collect())
     }

@@ -147,6 +147,7 @@ impl Sender {
         };
         let mail = Mail {
             id: row.id,
+            replay: row.replay,
             created: row.created,
             address: &row.address,
             name: row.name.as_deref(),

@@ -54,11 +54,20 @@ pub struct Transport {
 /// A mail with everything that makes it the same mail again.
 pub(crate) struct Mail<'a> {
     pub(crate) id: uuid::Uuid,
+    /// Which replay it is sent again for; 0 for its first time.
+    pub(crate) replay: i64,
     pub(crate) created: time::OffsetDateTime,
     pub(crate) address: &'a str,
     pub(crate) name: Option<&'a str>,
     pub(crate) criticality: Criticality,
     pub(crate) rendered: Rendered,
+}
+
+impl Mail<'_> {
+    /// The same for every try; another one for each replay, so that no mail server takes it for what it has delivered.
+    fn key(&self) -> String {
+        if self.replay == 0 { self.id.to_string() } else { format!("{}.{}", self.id, self.replay) }
+    }
 }
 
 impl Transport {
@@ -122,7 +131,7 @@ fn message(from: &Mailbox, mail: &Mail<'_>) -> Result<Message, SendError> {
         .from(from.clone())
         .to(Mailbox::new(mail.name.map(one_line), address))
         .subject(one_line(&mail.rendered.subject))
-        .message_id(Some(format!("<{}@{}>", mail.id, from.email.domain())))
+        .message_id(Some(format!("<{}@{}>", mail.key(), from.email.domain())))
         .date(SystemTime::from(mail.created))
         .multipart(MultiPart::alternative_plain_html(mail.rendered.text.clone(), mail.rendered.html.clone()))
         .map_err(|_| unusable("the mail cannot be put together"))?;
@@ -141,7 +150,7 @@ fn message(from: &Mailbox, mail: &Mail<'_>) -> Result<Message, SendError> {
 async fn write(folder: &Path, mail: &Mail<'_>, bytes: &[u8]) -> io::Result<()> {
     use tokio::io::AsyncWriteExt as _;
     let time = subjects::timestamp::format(mail.created).replace(':', "");
-    let name = format!("{time}-{}.eml", mail.id);
+    let name = format!("{time}-{}.eml", mail.key());
     let temporary = folder.join(format!(".{name}.part"));
     let mut file = tokio::fs::File::create(&temporary).await?;
     file.write_all(bytes).await?;
@@ -173,6 +182,7 @@ mod tests {
     fn mail() -> Mail<'static> {
         Mail {
             id: uuid::Uuid::from_u128(9),
+            replay: 0,
             created: time::OffsetDateTime::UNIX_EPOCH,
             address: "ann@example.com",
             name: Some("Ann \"A\"\r\nBcc: eve@example.com"),
@@ -189,6 +199,14 @@ mod tests {
         assert!(one.contains("Message-ID: <00000000-0000-0000-0000-000000000009@id.example>\r\n"), "{one}");
         assert!(one.contains("Importance: high\r\n") && one.contains("Date: Thu, 01 Jan 1970 00:00:00 +0000\r\n"), "{one}");
         assert!(!one.lines().any(|line| line.to_ascii_lowercase().starts_with("bcc:")), "{one}");
+    }
+
+    #[test]
+    fn a_mail_that_is_sent_again_has_an_id_of_its_own() {
+        let from = "Chancery <no-reply@id.example>".parse().unwrap();
+        let again = message(&from, &Mail { replay: 7, ..mail() }).unwrap();
+        let text = String::from_utf8(again.formatted()).unwrap();
+        assert!(text.contains("Message-ID: <00000000-0000-0000-0000-000000000009.7@id.example>\r\n"), "{text}");
     }
 
     #[test]
