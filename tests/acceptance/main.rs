@@ -8,6 +8,7 @@ mod authorisation;
 mod chaos;
 mod consumers;
 mod control;
+mod control_effects;
 mod doctor;
 mod harness;
 mod harness_itself;

@@ -94,6 +94,63 @@ async fn a_letter_whose_sender_died_before_it_was_printed_is_printed_once() {
     assert_eq!(letters(&printer).into_values().collect::<Vec<_>>(), [1]);
 }
 
+/// `chancery consumer replay welcome` with these arguments, killed at a point: whether it went well, and what it said.
+fn replay(stand: &Stand, arguments: &[&str], killed_at: Option<&str>) -> (bool, String) {
+    let mut command = stand.operator(&[&["consumer", "replay", "welcome", "--from", "start"], arguments].concat());
+    command.envs(killed_at.map(|point| ("CHANCERY_FAILPOINT", format!("{point}=abort"))));
+    let output = command.output().expect("the program `chancery`");
+    (output.status.success(), format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr)))
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_letter_is_printed_again_under_another_key_only_when_an_operator_says_so_and_once_whatever_is_killed() {
+    let stand = Stand::start(MANIFEST, &welcome::CONSUMER).await;
+    let mut told = Told::default();
+    for n in 1..=20 {
+        told.sample(tenant(n % 3), "tenant.member_joined", user(n));
+    }
+    stand.give(&told).await;
+    let (mut program, printer) = program(&stand);
+    program.start();
+    stand.settled().await;
+    let before = letters(&printer);
+    assert_eq!(before.len(), 20);
+
+    let (went_well, said) = replay(&stand, &["--effects", "--dry-run"], None);
+    assert!(went_well && said.contains("20 effects would be sent again"), "{said}");
+    let (went_well, said) = replay(&stand, &["--effects"], None);
+    assert!(!went_well && said.contains("letter  done  20") && said.contains("nothing is done"), "{said}");
+    let number = said.split("--replay ").nth(1).and_then(|rest| rest.split(' ').next()).expect("the number").to_owned();
+    let (went_well, said) = replay(&stand, &[], None);
+    assert!(!went_well && said.contains("asks for order"), "{said}");
+    assert_eq!(stand.number("SELECT count(*) FROM consumer_actions").await, 0);
+    assert_eq!(stand.number("SELECT count(*) FROM welcome.effects WHERE replay > 0").await, 0);
+    assert!(!replay(&stand, &["--effects", "--yes", "--replay", "9999"], None).0, "no number of one's own");
+
+    let again = ["--effects", "--yes", "--replay", &number];
+    let (_, said) = replay(&stand, &again, Some("consumer_effects_before_commit"));
+    assert!(said.contains("20 effects would be") && !said.contains("are sent again"), "{said}");
+    assert_eq!(stand.number("SELECT count(*) FROM welcome.effects WHERE replay > 0").await, 0, "all or nothing");
+    replay(&stand, &again, Some("consumer_effects_committed"));
+    stand.settled().await;
+    let (went_well, said) = replay(&stand, &again, None);
+    assert!(went_well && said.contains("was done before"), "{said}");
+    stand.settled().await;
+    let after = letters(&printer);
+    assert_eq!(after.len(), 40, "each has another key the second time");
+    assert!(after.values().all(|times| *times == 1), "{after:?}");
+    assert!(before.keys().all(|letter| after.contains_key(letter)));
+    let trail = format!("SELECT count(*) FROM consumer_actions WHERE n = {number} AND action = 'replay' AND what LIKE 'with effects, %: 20 events'");
+    assert_eq!(stand.number(&trail).await, 1);
+    assert_eq!(stand.number("SELECT count(*) FROM welcome.members").await, 20, "no handler has run");
+    // Of a range.
+    let (went_well, said) = replay(&stand, &["--to", "6", "--effects", "--yes"], None);
+    assert!(went_well && said.contains("5 effects are sent again"), "{said}");
+    stand.settled().await;
+    assert_eq!(letters(&printer).len(), 45);
+    assert!(program.stop().success(), "it drains");
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn an_event_of_another_form_becomes_a_dead_letter_and_the_others_go_on() {
     let stand = Stand::start(MANIFEST, &welcome::CONSUMER).await;

@@ -138,6 +138,20 @@ impl Stand {
         Program::new(exe.as_ref(), variables, self.folder.join(format!("{}-{number}.log", self.durable.name)))
     }
 
+    /// `chancery` with these arguments, as an operator runs it on these servers: `consumer`, `dlq`, `events` …
+    pub fn operator(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(chancery());
+        for (name, _) in std::env::vars_os() {
+            let name = name.to_string_lossy();
+            if name.starts_with("CHANCERY") || name.starts_with("DATABASE_URL") || name.starts_with("OTEL_") {
+                command.env_remove(&*name);
+            }
+        }
+        let Whereabouts { nats_url, database_url, .. } = &self.whereabouts;
+        command.args(arguments).env("CHANCERY_NATS_URL", nats_url).env("DATABASE_URL", database_url).stdin(Stdio::null());
+        command
+    }
+
     /// The variables that a program of any language is started with.
     pub fn variables(&self) -> &BTreeMap<String, String> {
         &self.whereabouts.consumers[self.durable.name]
