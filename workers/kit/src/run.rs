@@ -23,7 +23,10 @@ pub fn run<H>(durable: Durable, schema: Schema, handler: H) -> ExitCode
 where
     H: AsyncFn(&Transaction<'_>, &[Event]) -> Result<(), Failure>,
 {
-    drive(durable, async |config: &Config, stop: Stop| follow(durable, schema, config, stop, &handler).await)
+    drive(durable, async |config: &Config, stop: Stop| {
+        ready(durable, schema, config, &stop).await?;
+        follow(durable, schema, config, stop, &handler).await
+    })
 }
 
 /// The same, with effects outside: what `handler` wrote down with [`Schema::intend`] is given to `send` after the commit, in the order of each
@@ -34,7 +37,7 @@ where
     S: AsyncFn(&Effect) -> Result<(), Failure>,
 {
     drive(durable, async |config: &Config, stop: Stop| {
-        schema.check()?;
+        ready(durable, schema, config, &stop).await?;
         let over = Stop::new();
         let sending = outside::send_all(durable, schema, outside, config, &over, &send);
         let following = async {
@@ -56,14 +59,20 @@ where
     drive(durable, async move |config: &Config, stop: Stop| Ok(consume(durable, config, stop, handler).await?))
 }
 
+/// Makes the tables before anybody needs them.
+async fn ready(durable: Durable, schema: Schema, config: &Config, stop: &Stop) -> anyhow::Result<()> {
+    schema.check()?;
+    // An address that cannot be read is nothing to wait for.
+    store::session(config, durable.name, "")?;
+    schema.prepare(config, stop).await
+}
+
 /// Follows the durable in the order that it asks for.
 async fn follow<H>(durable: Durable, schema: Schema, config: &Config, stop: Stop, handler: &H) -> anyhow::Result<()>
 where
     H: AsyncFn(&Transaction<'_>, &[Event]) -> Result<(), Failure>,
 {
-    schema.check()?;
     let pool = store::pool(config, &format!("chancery {}", durable.name))?;
-    schema.prepare(config, &stop).await?;
     match durable.order {
         Order::None => consume(durable, config, stop, async |events: &[Event]| once::apply(&pool, schema, events, handler).await).await?,
         Order::Aggregate => {
