@@ -181,7 +181,9 @@ impl Control {
                 let insert =
                     "INSERT INTO chosen (event_id, place, body) SELECT * FROM unnest($1::uuid[], $2::bigint[], $3::text[]) ON CONFLICT DO NOTHING";
                 events += self.database.execute(insert, &[&ids, &places, &bodies]).await.map_err(|error| failed(&error))?;
-                (ids.clear(), places.clear(), bodies.clear());
+                ids.clear();
+                places.clear();
+                bodies.clear();
             }
             if is_over {
                 return Ok(events);
