@@ -59,7 +59,7 @@ impl Stand {
     /// Starts the servers and makes everything that the manifest says. `durable` is the literal of the program: the manifest must say the same.
     ///
     /// # Panics
-    /// The servers do not start, the manifest is refused, or it says something else than the literal.
+    /// The servers do not start, the manifest is refused, or it says something else than the literal (in order: has not its name).
     pub async fn start(manifest: impl AsRef<Path>, durable: &Durable) -> Self {
         let manifest = manifest.as_ref().to_owned();
         let (child, line) = tokio::task::spawn_blocking(move || spawn(&manifest)).await.expect("a thread");
@@ -175,7 +175,8 @@ impl Stand {
             Order::Aggregate => {
                 let last = i64::try_from(*self.last.lock().expect("nobody panicked")).expect("a place in the stream");
                 let sql = "SELECT EXISTS (SELECT FROM consumer_positions WHERE consumer = $1 AND position >= $2)
-                               AND NOT EXISTS (SELECT FROM consumer_parked WHERE consumer = $1)";
+                               AND NOT EXISTS (SELECT FROM (SELECT DISTINCT ON (aggregate) dead FROM consumer_parked WHERE consumer = $1
+                                               ORDER BY aggregate, stream_sequence) first WHERE NOT first.dead)";
                 self.database.query_one(sql, &[&self.durable.name, &last]).await.expect("the position").get(0)
             }
         };

@@ -48,7 +48,7 @@
 //! | `order` | a call has | at the same time |
 //! |---|---|---|
 //! | `Order::None` | up to `batch` events, in the order of the stream as long as nothing fails | every replica one |
-//! | `Order::Aggregate` | one event; those of an aggregate in their order, always | one replica works, up to 32 aggregates in one transaction |
+//! | `Order::Aggregate` | one event; those of an aggregate in their order, always | one replica works; up to `batch` events in one transaction, up to 32 aggregates at a time |
 //!
 //! What fails says what is to happen: [`Failure::Retry`] (again after `backoff`, a dead letter after `max_deliver`), [`Failure::Poison`] (a dead
 //! letter at once), [`Failure::Outage`] (waited for without limit; nobody pays). `?` on an error of the database chooses: data that

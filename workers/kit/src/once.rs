@@ -8,6 +8,7 @@ use runtime::{
     consume::{Event, Transaction},
     failpoint,
 };
+use tokio_postgres::error::SqlState;
 use uuid::Uuid;
 
 use crate::Schema;
@@ -38,9 +39,14 @@ where
         let events: Vec<Event> = events.iter().filter(|event| fresh.remove(&event.envelope.id.uuid())).cloned().collect();
         handler(&transaction, &events).await?;
     }
+    // A transaction in which a statement has failed is rolled back by its COMMIT, without an error: nobody may take that for done.
+    if let Err(error) = transaction.batch_execute("SELECT").await {
+        let is_failed = error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION);
+        return Err(if is_failed { Failure::poison("the function went on after an error of the database") } else { error.into() });
+    }
     failpoint::hit("consumer_before_commit");
-    // With an unknown end the events come again, and their ids tell.
-    transaction.commit().await.map_err(Failure::outage)?;
+    // With an unknown end the events come again, and their ids tell. What a deferred constraint refuses is the fault of the data.
+    transaction.commit().await?;
     failpoint::hit("consumer_committed");
     Ok(())
 }

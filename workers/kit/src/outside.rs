@@ -5,7 +5,7 @@
 //! not known. It is sent once more, under the same key, and is `in_doubt` for good when that happens a second time.
 //! `chancery consumer replay --effects` makes one that is over `pending` again, under the number of that replay, which is part of the key.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use deadpool_postgres::{Object, Pool};
 use futures_util::future::join_all;
@@ -17,6 +17,7 @@ use runtime::{
 };
 use serde_json::Value;
 use subjects::EventId;
+use time::OffsetDateTime;
 use tokio::time::{sleep, timeout};
 use tokio_postgres::Row;
 use uuid::Uuid;
@@ -54,6 +55,8 @@ pub struct Effect {
     pub attempt: u32,
     consumer: &'static str,
     n: i64,
+    /// When this try counts as lost; what tells it from every other.
+    due: OffsetDateTime,
     replay: i64,
     doubted: bool,
 }
@@ -64,6 +67,20 @@ impl Effect {
     pub fn key(&self) -> String {
         let Self { consumer, event_id, name, replay, .. } = self;
         if *replay == 0 { format!("{consumer}:{event_id}:{name}") } else { format!("{consumer}:{event_id}:{name}:{replay}") }
+    }
+}
+
+impl Outside {
+    /// Refuses what could send nothing, or could not be finished when the program is asked to end.
+    pub(crate) fn check(self, drain: Duration) -> anyhow::Result<()> {
+        anyhow::ensure!(self.at_once > 0, "effects outside: at_once is zero, so none would ever be sent");
+        anyhow::ensure!(self.limit >= Duration::from_millis(1), "effects outside: no call ends within {:?}", self.limit);
+        anyhow::ensure!(
+            self.limit < drain,
+            "effects outside: a call may take {:?}, and a drain only {drain:?} (CHANCERY_DRAIN_MS): every release would leave doubts",
+            self.limit
+        );
+        Ok(())
     }
 }
 
@@ -140,7 +157,7 @@ where
         drop(client);
         let is_busy = !effects.is_empty();
         // In this task: what is sent needs not be `Send`.
-        join_all(effects.iter().map(|effect| self.one(effect))).await.into_iter().collect::<Result<(), Failure>>()?;
+        join_all(effects.iter().map(|effect| self.one(effect))).await;
         Ok(is_busy)
     }
 
@@ -169,7 +186,7 @@ where
              WHERE n IN (SELECT n FROM {schema}.effects e WHERE state = 'pending' AND due <= now() AND NOT EXISTS (
                      SELECT FROM {schema}.effects b WHERE b.aggregate = e.aggregate AND b.n < e.n AND b.state IN ('pending', 'sending'))
                  ORDER BY n LIMIT $2 FOR UPDATE SKIP LOCKED)
-             RETURNING n, event_id, effect, payload, tries, doubted, replay"
+             RETURNING n, event_id, effect, payload, tries, doubted, replay, due"
         );
         let seconds = (self.outside.limit + SLACK).as_secs_f64();
         let rows = client.query(&client.prepare_cached(&statement).await?, &[&seconds, &i64::from(self.outside.at_once)]).await?;
@@ -185,12 +202,13 @@ where
             attempt: u32::try_from(row.get::<_, i32>(4)).unwrap_or(u32::MAX),
             doubted: row.get(5),
             replay: row.get(6),
+            due: row.get(7),
             consumer: self.durable.name,
         }
     }
 
     /// Sends one and writes down what came of it.
-    async fn one(&self, effect: &Effect) -> Result<(), Failure> {
+    async fn one(&self, effect: &Effect) {
         failpoint::hit("effect_before_send");
         let sent = timeout(self.outside.limit, (self.send)(effect)).await;
         failpoint::hit("effect_sent");
@@ -200,15 +218,14 @@ where
             let (consumer, event) = (self.durable.name, &effect.event_id);
             tracing::warn!(consumer.name = consumer, event.id = %event, effect = effect.name, attempt = effect.attempt, state = came.state, error, "an effect failed");
         }
-        let begin = Instant::now();
-        // A database that is away for a moment must not make a doubt of what is known.
+        // A database that is away must not make a doubt of what is known.
         loop {
             match self.record(effect, &came).await {
-                Err(failure) if begin.elapsed() < SLACK => {
+                Err(failure) => {
                     tracing::warn!(consumer.name = self.durable.name, error = %failure, "what became of an effect cannot be written down yet");
                     sleep(LOOK).await;
                 }
-                result => return result,
+                Ok(()) => return,
             }
         }
     }
@@ -236,13 +253,15 @@ where
         let statement = format!(
             "UPDATE {}.effects SET state = $3, due = now() + make_interval(secs => $4), error = $5, tries = tries - $6, doubted = doubted OR $7,
                  ended_at = CASE WHEN $3 IN ('done', 'failed', 'in_doubt') THEN now() END
-             WHERE n = $1 AND tries = $2 AND state = 'sending' AND replay = $8",
+             WHERE n = $1 AND tries = $2 AND state = 'sending' AND replay = $8 AND due = $9",
             self.schema.name
         );
         let (tries, uncounted) = (i32::try_from(effect.attempt).unwrap_or(i32::MAX), i32::from(!came.counts));
         let statement = client.prepare_cached(&statement).await?;
         let wait = came.wait.as_secs_f64();
-        client.execute(&statement, &[&effect.n, &tries, &came.state, &wait, &came.error, &uncounted, &came.doubted, &effect.replay]).await?;
+        client
+            .execute(&statement, &[&effect.n, &tries, &came.state, &wait, &came.error, &uncounted, &came.doubted, &effect.replay, &effect.due])
+            .await?;
         Ok(())
     }
 

@@ -18,7 +18,7 @@ use crate::{
 /// Runs a consumer whose effects are in PostgreSQL, until SIGTERM. What `handler` does through its transaction happens once for each event. To be
 /// all that `main` does.
 ///
-/// A call may take 60 s, and may not leave its transaction idle for longer than `CHANCERY_LEASE_MS`: it does not wait for the outside.
+/// An error of the database has to be returned: what went on after one is a dead letter. A call may take 60 s (300 s without order), and may not leave its transaction idle for longer than `CHANCERY_LEASE_MS`: it does not wait for the outside.
 pub fn run<H>(durable: Durable, schema: Schema, handler: H) -> ExitCode
 where
     H: AsyncFn(&Transaction<'_>, &[Event]) -> Result<(), Failure>,
@@ -29,19 +29,28 @@ where
     })
 }
 
-/// The same, with effects outside: what `handler` wrote down with [`Schema::intend`] is given to `send` after the commit, in the order of each
-/// aggregate. It is sent once; where a crash or a call that took too long leaves in doubt whether it was, once more at most.
+/// The same, with effects outside: what `handler` wrote down with [`Schema::intend`] is given to `send` after the commit, of each aggregate in the
+/// order in which it was written down. It is sent once; where a crash or a call that took too long leaves in doubt whether it was, once more at most
+/// (and not at all if both tries died before they sent it).
 pub fn run_with_outside<H, S>(durable: Durable, schema: Schema, handler: H, outside: Outside, send: S) -> ExitCode
 where
     H: AsyncFn(&Transaction<'_>, &[Event]) -> Result<(), Failure>,
     S: AsyncFn(&Effect) -> Result<(), Failure>,
 {
     drive(durable, async |config: &Config, stop: Stop| {
+        outside.check(config.drain)?;
         ready(durable, schema, config, &stop).await?;
         let over = Stop::new();
-        let sending = outside::send_all(durable, schema, outside, config, &over, &send);
+        let sending = async {
+            let result = outside::send_all(durable, schema, outside, config, &over, &send).await;
+            if result.is_err() {
+                // Nobody would send what is written down from here on.
+                stop.cancel();
+            }
+            result
+        };
         let following = async {
-            let result = follow(durable, schema, config, stop, &handler).await;
+            let result = follow(durable, schema, config, stop.clone(), &handler).await;
             over.cancel();
             result
         };

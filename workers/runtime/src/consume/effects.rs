@@ -10,6 +10,7 @@ use deadpool_postgres::Transaction;
 use futures_util::{StreamExt as _, TryStreamExt as _, stream};
 use subjects::TenantId;
 use tokio::time::timeout;
+use tokio_postgres::error::SqlState;
 use tracing::Instrument as _;
 
 use super::{
@@ -19,6 +20,7 @@ use super::{
     marks::Marks,
     ordered::{Item, Owned},
     parked::{self, Waiting},
+    sql::judge,
 };
 use crate::{
     Failure, failpoint,
@@ -43,7 +45,15 @@ pub(super) enum Trouble {
 
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
-        Self::Database(describe(&error))
+        // The handler's doing, also where it shows in a later statement or in COMMIT: a failed statement that it went on after, or what a deferred
+        // constraint refuses.
+        if error.code() == Some(&SqlState::IN_FAILED_SQL_TRANSACTION) {
+            return Self::Failed(Failure::poison("the function went on after an error of the database"));
+        }
+        match judge(&error) {
+            failure @ Failure::Poison(_) => Self::Failed(failure),
+            _ => Self::Database(describe(&error)),
+        }
     }
 }
 
