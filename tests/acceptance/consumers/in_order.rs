@@ -362,3 +362,32 @@ async fn effects_whose_commit_is_refused_are_not_passed_over() {
     assert!(count(&stack, "SELECT last_value FROM tries").await > 3, "nothing was refused");
     follower.end();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_event_whose_function_went_on_after_an_error_of_the_database_is_a_dead_letter_and_stops_nobody_else() {
+    let stack = stack_with_effects(&[]).await;
+    let (first, second) = (tenant(&stack).await, tenant(&stack).await);
+    published(&stack).await;
+    let all = count(&stack, "SELECT count(*) FROM events").await;
+    let follower = Follower::start(stack.config(), async |transaction: &Transaction<'_>, event: &Event| {
+        effect(transaction, event).await?;
+        if event.envelope.event_type == "tenant.updated" {
+            // As somebody might who takes it for a repeat: the transaction is lost, and its COMMIT would say nothing.
+            let _ = transaction.execute("INSERT INTO effects (n) SELECT n FROM effects LIMIT 1", &[]).await;
+        }
+        Ok(())
+    });
+    wait_until("what there is has its effect", async || count(&stack, "SELECT count(*) FROM effects").await == all).await;
+    rename(&stack, &first, "Renamed").await;
+    invite(&stack, &second, &address("guest")).await;
+    wait_until("it is given up", async || {
+        let stream = stack.jetstream().await.get_stream(names::DEADLETTERS).await.unwrap();
+        stream.cached_info().state.messages == 1
+    })
+    .await;
+    wait_until("others have their effect", async || {
+        count(&stack, "SELECT (SELECT count(*) FROM events WHERE type <> 'tenant.updated') - (SELECT count(*) FROM effects)").await == 0
+    })
+    .await;
+    follower.end();
+}
