@@ -51,8 +51,9 @@ fn name(number: usize) -> String {
 pub(super) fn manifest(number: usize) -> String {
     let entry = |number| {
         format!(
-            "[[consumer]]\nname = \"team-{number}\"\nowner = \"bench\"\nabout = \"Writes a row for every event.\"\nfilters = [\"evt.>\"]\n\
-             order = \"none\"\nstart = \"new\"\nack_wait_s = 30\nmax_deliver = 8\nmax_ack_pending = 1024\nbackoff_s = [1, 5]\nschema = \"team_{number}\"\n\n"
+            "[[consumer]]\nname = \"team-{number}\"\nowner = \"bench\"\nabout = \"Writes a row for every event.\"\nfilters = [\"{}\"]\n\
+             order = \"none\"\nstart = \"new\"\nack_wait_s = 30\nmax_deliver = 8\nmax_ack_pending = 1024\nbackoff_s = [1, 5]\nschema = \"team_{number}\"\n\n",
+            names::ALL_EVENTS,
         )
     };
     (1..=number).map(entry).collect()

@@ -19,8 +19,6 @@ const EFFECTS: u64 = 100_000;
 const EVENTS: u64 = 1_000_000;
 /// Events that are written into the list at once.
 const LIST: usize = 500;
-/// The owner of the ledger of mails.
-const NOTIFICATIONS: &str = "notifications";
 
 /// What is to be done again.
 pub(super) struct Again {
@@ -134,7 +132,7 @@ impl Control {
 
     /// Where it has written down what it does outside.
     async fn ledger(&self, name: &str) -> anyhow::Result<Ledger> {
-        if name == NOTIFICATIONS {
+        if name == notifications::NAME {
             return Ok(Ledger::Mails);
         }
         // Its schema is its role's, which is made from its name.

@@ -15,7 +15,7 @@ use async_nats::{
 use clap::Args;
 use futures_util::StreamExt as _;
 use runtime::{Config, failpoint, streams};
-use subjects::{EventSubject, TenantId, header};
+use subjects::{EventSubject, TenantId, header, stream};
 use tokio::time::timeout;
 
 use super::{
@@ -68,7 +68,7 @@ pub(super) fn run(config: &Config, options: Options) -> anyhow::Result<ExitCode>
         let own = subjects::redrives(&name);
         let (is_durable, takes) = match control.standing(&name).await? {
             Standing::Durable(info) => (true, filters(&info)),
-            Standing::InOrder(_) => (false, vec!["evt.>".to_owned()]),
+            Standing::InOrder(_) => (false, vec![stream::ALL_EVENTS.to_owned()]),
         };
         let (again, wanted): (Vec<String>, Vec<String>) = takes.into_iter().partition(|filter| *filter == own);
         if !effects && !is_durable {

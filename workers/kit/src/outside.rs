@@ -239,10 +239,12 @@ where
         match sent {
             Some(Ok(())) => came("done", Duration::ZERO, None),
             Some(Err(Failure::Outage(error))) => Came { counts: false, ..came("pending", OUTAGE, Some(error)) },
-            Some(Err(Failure::Retry(error))) if effect.attempt < self.durable.max_deliver => came("pending", self.delay(effect.attempt), Some(error)),
+            Some(Err(Failure::Retry(error))) if effect.attempt < self.durable.max_deliver => {
+                came("pending", self.durable.delay(effect.attempt), Some(error))
+            }
             Some(Err(Failure::Retry(error) | Failure::Poison(error))) => came("failed", Duration::ZERO, Some(error)),
             None if effect.doubted => Came { doubted: true, ..came("in_doubt", Duration::ZERO, Some("it took too long, twice".into())) },
-            None => Came { doubted: true, ..came("pending", self.delay(1), Some("it took too long".into())) },
+            None => Came { doubted: true, ..came("pending", self.durable.delay(1), Some("it took too long".into())) },
         }
     }
 
@@ -263,10 +265,5 @@ where
             .execute(&statement, &[&effect.n, &tries, &came.state, &wait, &came.error, &uncounted, &came.doubted, &effect.replay, &effect.due])
             .await?;
         Ok(())
-    }
-
-    fn delay(&self, attempt: u32) -> Duration {
-        let place = usize::try_from(attempt.saturating_sub(1)).unwrap_or(usize::MAX).min(self.durable.backoff.len().saturating_sub(1));
-        self.durable.backoff.get(place).copied().unwrap_or(Duration::from_secs(1))
     }
 }

@@ -47,6 +47,15 @@ pub enum Failure {
 }
 
 impl Failure {
+    /// Its word in metrics and spans.
+    pub(crate) const fn kind(&self) -> &'static str {
+        match self {
+            Self::Outage(_) => "outage",
+            Self::Retry(_) => "retry",
+            Self::Poison(_) => "poison",
+        }
+    }
+
     /// Something outside is missing: a connection, a pool, a disk.
     pub fn outage(error: impl fmt::Display) -> Self {
         Self::Outage(error.to_string())

@@ -99,7 +99,7 @@ impl Standing {
 
 impl Durable {
     /// The delay after the given number of tries.
-    pub(crate) fn delay(&self, tries: u32) -> Duration {
+    pub fn delay(&self, tries: u32) -> Duration {
         let index = usize::try_from(tries.saturating_sub(1)).unwrap_or(usize::MAX).min(self.backoff.len().saturating_sub(1));
         let delay = self.backoff.get(index).copied().unwrap_or(Duration::from_secs(1));
         delay.mul_f64(rand::rng().random_range(0.5..=1.0))

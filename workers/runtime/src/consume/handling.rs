@@ -76,13 +76,9 @@ impl Handling {
 
     /// Ends the spans with the call.
     pub(crate) fn end(self, result: &Result<(), Failure>) {
-        let error = match result {
-            Ok(()) => return,
-            Err(Failure::Outage(_)) => "outage",
-            Err(Failure::Retry(_)) => "retry",
-            Err(Failure::Poison(_)) => "poison",
-        };
-        self.events.iter().chain([&self.call]).for_each(|span| trace::failed(span, error));
+        if let Err(failure) = result {
+            self.events.iter().chain([&self.call]).for_each(|span| trace::failed(span, failure.kind()));
+        }
     }
 }
 

@@ -103,12 +103,7 @@ impl Metrics {
 
     /// A call has failed.
     pub(crate) fn failed(&self, failure: &Failure) {
-        let kind = match failure {
-            Failure::Outage(_) => "outage",
-            Failure::Retry(_) => "retry",
-            Failure::Poison(_) => "poison",
-        };
-        self.failed.with_label_values(&[kind]).inc();
+        self.failed.with_label_values(&[failure.kind()]).inc();
     }
 
     /// An event is given up on. Its reason is one of ours.
