@@ -6,7 +6,6 @@ fn main() -> io::Result<()> {
     // Asked when it runs: a target folder may come from another checkout, and the path it was compiled with would lead there.
     let package = env::var("CARGO_MANIFEST_DIR").map_err(io::Error::other)?;
     let root = Path::new(&package).join("../migrations").canonicalize()?;
-    println!("cargo::rerun-if-env-changed=CARGO_MANIFEST_DIR");
     println!("cargo::rerun-if-changed=../migrations");
     let mut code = String::from("pub(super) static OWNERS: &[(&str, &[(&str, &str)])] = &[\n");
     for owner in sorted(&root)? {
@@ -17,9 +16,10 @@ fn main() -> io::Result<()> {
         println!("cargo::rerun-if-changed=../migrations/{owner}");
         let _ = writeln!(code, "    ({owner:?}, &[");
         for file in sorted(&folder)?.into_iter().filter(|file| file.ends_with(".sql")) {
-            let path = folder.join(&file);
             println!("cargo::rerun-if-changed=../migrations/{owner}/{file}");
-            let _ = writeln!(code, "        ({file:?}, include_str!({:?})),", path.display().to_string());
+            // Looked up by the compiler: a checkout that was moved with its target folder does not run this again.
+            let path = format!("/../migrations/{owner}/{file}");
+            let _ = writeln!(code, "        ({file:?}, include_str!(concat!(env!(\"CARGO_MANIFEST_DIR\"), {path:?}))),");
         }
         code.push_str("    ]),\n");
     }
