@@ -13,7 +13,7 @@ use std::{
 use async_nats::jetstream;
 use chancery::role::Consumer;
 use runtime::{
-    Config, Failure, Stop,
+    Config, Failure, StartError, Stop,
     consume::{Durable, Event, Order, Start, Transaction, consume_in_order, judge},
 };
 use serde_json::Value;
@@ -54,6 +54,10 @@ impl Follower {
     where
         H: AsyncFn(&Transaction<'_>, &Event) -> Result<(), Failure> + Send + 'static,
     {
+        Self::that(async move |stop| consume_in_order(durable, &config, stop, handler).await)
+    }
+
+    pub(crate) fn that(follows: impl AsyncFnOnce(Stop) -> Result<(), StartError> + Send + 'static) -> Self {
         let (stop, kill) = (Stop::new(), Stop::new());
         let (stopped, killed) = (stop.clone(), kill.clone());
         let thread = std::thread::spawn(move || {
@@ -61,7 +65,7 @@ impl Follower {
             runtime.block_on(async {
                 tokio::select! {
                     () = killed.cancelled() => {}
-                    ended = consume_in_order(durable, &config, stopped, handler) => ended.unwrap(),
+                    ended = follows(stopped) => ended.unwrap(),
                 }
             });
         });

@@ -3,6 +3,7 @@
 mod answering;
 mod auditing;
 mod catalogue;
+mod crashing;
 mod delivery_log;
 mod expiry;
 mod fanning_out;

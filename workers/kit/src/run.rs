@@ -18,7 +18,7 @@ use crate::{
 /// Runs a consumer whose effects are in PostgreSQL, until SIGTERM. What `handler` does through its transaction happens once for each event. To be
 /// all that `main` does.
 ///
-/// An error of the database has to be returned: what went on after one is a dead letter. A call may take 60 s (300 s without order), and may not leave its transaction idle for longer than `CHANCERY_LEASE_MS`: it does not wait for the outside.
+/// An error of the database has to be returned: what went on after one is a dead letter. A panic is a failure to be tried again. A call may take 60 s (300 s without order), and may not leave its transaction idle for longer than `CHANCERY_LEASE_MS`: it does not wait for the outside.
 pub fn run<H>(durable: Durable, schema: Schema, handler: H) -> ExitCode
 where
     H: AsyncFn(&Transaction<'_>, &[Event]) -> Result<(), Failure>,

@@ -36,7 +36,7 @@ pub enum StartError {
 }
 
 /// Why work on a message failed, and what happens next. Only the loop acts on it.
-#[derive(Debug)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Failure {
     /// Something outside is missing, the message is not at fault: waited for without limit, at no cost to the message.
     Outage(String),

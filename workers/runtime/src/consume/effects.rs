@@ -19,6 +19,7 @@ use super::{
     lease::{self, Position},
     marks::Marks,
     ordered::{Item, Owned},
+    panicking::caught,
     parked::{self, Waiting},
     sql::judge,
 };
@@ -173,7 +174,7 @@ where
         let mut event = Cow::Borrowed(event);
         let makes_spans = self.config.makes_spans() && event.traceparent().is_some_and(trace::is_kept);
         let handling = if makes_spans { Handling::begin(true, &self.durable, std::slice::from_mut(event.to_mut())) } else { Handling::none() };
-        let call = timeout(CALL_LIMIT, (self.handler)(transaction, &event)).instrument(handling.call()).await;
+        let call = timeout(CALL_LIMIT, caught(async { (self.handler)(transaction, &event).await })).instrument(handling.call()).await;
         let result = call.unwrap_or_else(|_| Err(Failure::retry(format!("it took longer than {} s", CALL_LIMIT.as_secs()))));
         handling.end(&result);
         result

@@ -9,7 +9,8 @@
 //!
 //! A [`Failure`](crate::Failure) is judged so: `Outage` is waited for without limit and costs the events nothing; `Retry` and `Poison` of a
 //! slice are traced by halving to the event at fault, so that its neighbours never pay. `Retry` comes again until
-//! [`Durable::max_deliver`], `Poison` is a dead letter at once.
+//! [`Durable::max_deliver`], `Poison` is a dead letter at once. A panic is a `Retry`; an event that ends the process again and again is
+//! condemned to be a dead letter.
 
 mod deadletter;
 mod decode;
@@ -25,6 +26,7 @@ mod marks;
 mod metrics;
 mod notes;
 mod ordered;
+mod panicking;
 mod parked;
 mod progress;
 mod pull;

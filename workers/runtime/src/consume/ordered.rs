@@ -1,5 +1,7 @@
 //! `Order::Aggregate`: one active owner, a position in the handler's own transaction, and queues behind events that fail.
 
+mod work;
+
 use std::{
     collections::HashSet,
     pin::pin,
@@ -17,7 +19,6 @@ use tokio::time::{MissedTickBehavior, interval, sleep};
 
 use super::{
     Durable, Event, Order, Start, decode,
-    effects::Trouble,
     feed::{self, Fed},
     gap::Watch,
     lease::{self, Lease, Position},
@@ -25,6 +26,7 @@ use super::{
     notes::Notes,
     parked,
     shared::wait,
+    suspects::Suspects,
 };
 use crate::{Config, Failure, StartError, Stop, health, nats, store, streams};
 
@@ -34,8 +36,6 @@ const HEARTBEAT: Duration = Duration::from_secs(2);
 const PARKED_LOOK: Duration = Duration::from_millis(500);
 /// Aggregates that may be parked at once. Beyond, the trouble is not theirs, and reading waits.
 const PARKED_AGGREGATES: usize = 10_000;
-/// Tries at once before an event is parked, and the waits between them.
-const QUICK: [Duration; 2] = [Duration::from_millis(50), Duration::from_millis(250)];
 
 /// Follows a stream in the order of each aggregate until `stop`. The handler's effects go through the transaction it is given, and are
 /// committed together with the position: each event takes effect exactly once, also where the stream is created anew or has forgotten
@@ -64,6 +64,9 @@ where
         oldest: Oldest::new(&metrics),
         metrics,
         notes: Notes::new(durable.name, config, Some(pool.clone())),
+        suspects: Suspects::new(durable.name, config, Some(pool.clone())),
+        alone: 0,
+        doubted: false,
         watch,
         handler,
         lease: Lease { owner: uuid::Uuid::nil(), epoch: 0 },
@@ -75,6 +78,7 @@ where
         owned.metrics.lease("acquired");
         owned.lease = lease;
         owned.position = position;
+        owned.begin_life().await;
         let mut is_paused = false;
         let is_lost;
         tokio::select! {
@@ -87,10 +91,11 @@ where
             }
         }
         owned.metrics.lease(if is_lost { "lost" } else { "released" });
-        if (is_paused || stop.is_cancelled())
-            && let Err(error) = lease::release(&pool, durable.name, lease).await
-        {
-            tracing::warn!(consumer.name = durable.name, %error, "the lease runs out by itself");
+        if is_paused || stop.is_cancelled() {
+            owned.end_doubt().await;
+            if let Err(error) = lease::release(&pool, durable.name, lease).await {
+                tracing::warn!(consumer.name = durable.name, %error, "the lease runs out by itself");
+            }
         }
     }
     owned.notes.finish().await;
@@ -126,6 +131,11 @@ pub(super) struct Owned<'a, H> {
     pub(super) metrics: Metrics,
     oldest: Oldest,
     pub(super) notes: Notes,
+    pub(super) suspects: Suspects,
+    /// So many events are still tried alone, each noted before: owners before this one have ended among them.
+    alone: usize,
+    /// Whether this life is counted as one that came no further.
+    doubted: bool,
     watch: Option<Watch>,
     pub(super) handler: H,
     pub(super) lease: Lease,
@@ -329,55 +339,5 @@ where
         }
         let place = i64::try_from(sequence).unwrap_or(i64::MAX);
         Ok(Item { sequence, place, subject: message.subject.to_string(), headers, payload: message.payload, event })
-    }
-
-    /// Handles items in order: together first, one by one when that fails. False when the lease is lost.
-    pub(super) async fn work(&mut self, items: &[Item]) -> Result<bool, String> {
-        match self.together(items, None).await {
-            Ok(()) => return Ok(true),
-            Err(Trouble::Lost) => return Ok(false),
-            Err(Trouble::Database(error)) => return Err(error),
-            Err(Trouble::Failed(_)) => {}
-        }
-        for item in items {
-            if !self.alone(item).await? {
-                return Ok(false);
-            }
-        }
-        Ok(true)
-    }
-
-    async fn alone(&mut self, item: &Item) -> Result<bool, String> {
-        let one = std::slice::from_ref(item);
-        let mut quick = QUICK.iter();
-        let mut outages = 0;
-        loop {
-            let failure = match self.together(one, None).await {
-                Ok(()) => return Ok(true),
-                Err(Trouble::Lost) => return Ok(false),
-                Err(Trouble::Database(error)) => return Err(error),
-                Err(Trouble::Failed(failure)) => failure,
-            };
-            self.metrics.failed(&failure);
-            match (&failure, quick.next()) {
-                (Failure::Outage(error), _) => {
-                    outages += 1;
-                    quick = QUICK.iter();
-                    tracing::warn!(consumer.name = self.durable.name, %error, "waiting for something outside");
-                    tokio::select! {
-                        // Nothing is lost: the position stands before this event.
-                        () = self.stop.cancelled() => return Err("stopped while waiting for something outside".into()),
-                        () = sleep(wait(outages)) => {}
-                    }
-                }
-                (Failure::Retry(_), Some(pause)) => sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await,
-                _ => match self.together(one, Some(&failure)).await {
-                    Ok(()) => return Ok(true),
-                    Err(Trouble::Lost) => return Ok(false),
-                    Err(Trouble::Database(error)) => return Err(error),
-                    Err(Trouble::Failed(failure)) => return Err(failure.to_string()),
-                },
-            }
-        }
     }
 }

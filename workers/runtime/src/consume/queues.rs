@@ -13,6 +13,7 @@ use super::{
     lease,
     ordered::{Item, Owned},
     parked::{self, Waiting},
+    suspects::CONDEMNED,
 };
 use crate::Failure;
 
@@ -47,24 +48,37 @@ where
     }
 
     async fn retry_head(&mut self, head: &parked::Head) -> Result<bool, String> {
-        let failure = match &head.event {
-            Ok(event) => match self.unpark(head.place, event).await {
-                Ok(()) => {
-                    self.metrics.handled(&event.envelope);
-                    self.notes.handled([event]);
-                    if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
-                        self.parked.remove(&head.aggregate);
+        let (failure, reason) = match &head.event {
+            Err(error) => (Failure::poison(error), "poison"),
+            // Whether it may end the process shows only by what was noted before each try.
+            Ok(_) if !self.suspects.may_try(head.place).await => (Failure::poison(CONDEMNED), "condemned"),
+            Ok(event) => {
+                let unparked = self.unpark(head.place, event).await;
+                self.suspects.clear(head.place).await;
+                match unparked {
+                    Ok(()) => {
+                        self.metrics.handled(&event.envelope);
+                        self.notes.handled([event]);
+                        if parked::is_empty(&self.pool, self.durable.name, &head.aggregate).await? {
+                            self.parked.remove(&head.aggregate);
+                        }
+                        return Ok(true);
                     }
-                    return Ok(true);
+                    Err(Trouble::Lost) => return Ok(false),
+                    Err(Trouble::Database(error)) => return Err(error),
+                    Err(Trouble::Failed(failure)) => {
+                        let reason = if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" };
+                        (failure, reason)
+                    }
                 }
-                Err(Trouble::Lost) => return Ok(false),
-                Err(Trouble::Database(error)) => return Err(error),
-                Err(Trouble::Failed(failure)) => failure,
-            },
-            Err(error) => Failure::poison(error),
+            }
         };
         self.metrics.failed(&failure);
-        self.postpone(head, &failure).await?;
+        self.postpone(head, &failure, reason).await?;
+        if reason == "condemned" {
+            // Whoever redrives it wants it tried.
+            self.suspects.clear(head.place).await;
+        }
         Ok(true)
     }
 
@@ -80,13 +94,12 @@ where
         Ok(())
     }
 
-    /// Later, or, after the last try, a dead letter: then its aggregate waits until somebody redrives it.
-    async fn postpone(&self, head: &parked::Head, failure: &Failure) -> Result<(), String> {
+    /// Later, or, after the last try, a dead letter for a reason: then its aggregate waits until somebody redrives it.
+    async fn postpone(&self, head: &parked::Head, failure: &Failure, reason: &str) -> Result<(), String> {
         let error = failure.to_string();
         let attempts = if matches!(failure, Failure::Outage(_)) { head.attempts } else { head.attempts + 1 };
         let dead = matches!(failure, Failure::Poison(_)) || attempts >= self.durable.max_deliver;
         if dead {
-            let reason = if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" };
             let letter = DeadLetter {
                 consumer: self.durable.name,
                 event_type: head.event.as_ref().map_or("unknown.unknown", |event| event.envelope.event_type.as_str()),

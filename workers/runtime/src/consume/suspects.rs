@@ -5,6 +5,11 @@ use deadpool_postgres::Pool;
 
 use crate::{Config, store};
 
+/// What is said of an event that is given up because of it.
+pub(super) const CONDEMNED: &str = "it ended the process whenever it was tried";
+/// The key under which the lives of an owner are counted: no place of an event.
+const LIVES: i64 = i64::MIN;
+
 /// Notes of one consumer. Without a database nothing is noted, and nothing condemned.
 pub(crate) struct Suspects {
     pool: Option<Pool>,
@@ -23,38 +28,51 @@ impl Suspects {
         delivered > self.limit
     }
 
-    /// Notes that it is about to be tried alone. False when that was done too often without an answer.
-    pub(crate) async fn may_try(&self, stream_sequence: u64) -> bool {
-        let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
+    /// Notes that the event at a place is about to be tried alone. False when that was done too often without an answer.
+    pub(crate) async fn may_try(&self, place: i64) -> bool {
+        self.note(place).await <= self.limit
+    }
+
+    /// It got an answer, whichever.
+    pub(crate) async fn clear(&self, place: i64) {
+        let cleared = async {
+            let Some(pool) = &self.pool else { return Ok(()) };
+            let client = pool.get().await.map_err(|error| error.to_string())?;
+            let statement = "DELETE FROM consumer_suspects WHERE consumer = $1 AND stream_sequence = $2";
+            client.execute(statement, &[&self.consumer, &place]).await.map(|_| ()).map_err(|error| store::describe(&error))
+        };
+        if let Err(error) = cleared.await {
+            let error: String = error;
+            tracing::warn!(consumer.name = self.consumer, %error, "a note about a suspect stays");
+        }
+    }
+
+    /// Notes that an owner begins. Whether several before it have ended as by a crash, and none came any further.
+    pub(crate) async fn begin_life(&self) -> bool {
+        self.note(LIVES).await > self.limit
+    }
+
+    /// The owner has come further, or ends as it should.
+    pub(crate) async fn end_doubt(&self) {
+        self.clear(LIVES).await;
+    }
+
+    /// How often this was noted since it was cleared.
+    async fn note(&self, key: i64) -> u32 {
         let note = "INSERT INTO consumer_suspects AS s (consumer, stream_sequence, tries) VALUES ($1, $2, 1)
              ON CONFLICT (consumer, stream_sequence) DO UPDATE SET tries = s.tries + 1 RETURNING tries";
         let tries = async {
             let Some(pool) = &self.pool else { return Ok(0) };
             let client = pool.get().await.map_err(|error| error.to_string())?;
-            let row = client.query_one(note, &[&self.consumer, &sequence]).await.map_err(|error| store::describe(&error))?;
+            let row = client.query_one(note, &[&self.consumer, &key]).await.map_err(|error| store::describe(&error))?;
             Ok::<i32, String>(row.get(0))
         };
         match tries.await {
-            Ok(tries) => u32::try_from(tries).unwrap_or(0) <= self.limit,
+            Ok(tries) => u32::try_from(tries).unwrap_or(0),
             Err(error) => {
                 tracing::warn!(consumer.name = self.consumer, %error, "a suspect is tried without a note");
-                true
+                0
             }
-        }
-    }
-
-    /// It got an answer, whichever.
-    pub(crate) async fn clear(&self, stream_sequence: u64) {
-        let sequence = i64::try_from(stream_sequence).unwrap_or(i64::MAX);
-        let cleared = async {
-            let Some(pool) = &self.pool else { return Ok(()) };
-            let client = pool.get().await.map_err(|error| error.to_string())?;
-            let statement = "DELETE FROM consumer_suspects WHERE consumer = $1 AND stream_sequence = $2";
-            client.execute(statement, &[&self.consumer, &sequence]).await.map(|_| ()).map_err(|error| store::describe(&error))
-        };
-        if let Err(error) = cleared.await {
-            let error: String = error;
-            tracing::warn!(consumer.name = self.consumer, %error, "a note about a suspect stays");
         }
     }
 }

@@ -19,7 +19,9 @@ use super::{
         halving::Halving,
         handling::Handling,
         metrics::Metrics,
+        panicking::caught,
         progress::{Batch, Unsettled},
+        suspects::CONDEMNED,
     },
     Shared, wait,
 };
@@ -51,11 +53,11 @@ where
         self.oldest.begin();
         self.work_batch(&mut ordinary).await;
         for mut suspect in suspects {
-            let sequence = suspect.events[0].stream_sequence;
+            let sequence = i64::try_from(suspect.events[0].stream_sequence).unwrap_or(i64::MAX);
             if self.suspects.may_try(sequence).await {
                 self.work_batch(&mut suspect).await;
             } else {
-                self.bury_event(&mut suspect, 0, "condemned", "it ended the process whenever it was tried").await;
+                self.bury_event(&mut suspect, 0, "condemned", CONDEMNED).await;
             }
             if suspect.open[0].is_settled() {
                 self.suspects.clear(sequence).await;
@@ -166,7 +168,7 @@ where
 
     async fn call_extending(&mut self, batch: &Batch, range: Range<usize>) -> Result<(), Failure> {
         let events = &batch.events[range];
-        let mut work = pin!(timeout(CALL_LIMIT, (self.handler)(events)));
+        let mut work = pin!(timeout(CALL_LIMIT, caught(async { (self.handler)(events).await })));
         let mut extend = interval(self.durable.ack_wait / 3);
         extend.reset();
         let begun = Instant::now();
