@@ -3,9 +3,16 @@
 use std::collections::HashSet;
 
 use chancery::role::Consumer as Ours;
+use hyper::Method;
+use serde_json::{Value, json};
 
 use crate::{
-    consumers::{address, count, invite, mail_server::MailServer, tenant},
+    consumers::{
+        address, count, invite,
+        mail_server::MailServer,
+        telling::{act, person, tenant_of},
+        tenant,
+    },
     harness::Stack,
     letters::{Consumer, PICKY, renamed},
     recovery::{Ran, run_with},
@@ -65,6 +72,37 @@ async fn mails_are_sent_again_with_another_id_once_and_only_when_that_is_meant()
         "SELECT count(*) FROM notifications.ledger WHERE state = 'sent' AND (address IS NOT NULL OR context IS NOT NULL OR name IS NOT NULL)";
     assert_eq!(count(&stack, erased).await, 0);
     assert_eq!(count(&stack, "SELECT count(*) FROM consumer_actions WHERE action = 'replay' AND what LIKE 'with effects, %'").await, 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn who_has_been_deleted_is_told_nothing_again_and_too_much_at_once_is_refused() {
+    let mail = MailServer::start().await;
+    let consumers = [Ours::Notifications, Ours::Onboarding];
+    let stack = Stack::builder().consumers(&consumers).env("CHANCERY_MAIL", mail.url()).env("CHANCERY_SOFT_DELETION_S", 0).start().await;
+    let (tenant, owner) = tenant_of(&stack, "starter").await;
+    let (stays, goes) = (person(&stack, &tenant, "stays").await, person(&stack, &tenant, "goes").await);
+    mail.received(&goes.email, 2).await;
+    mail.received(&stays.email, 2).await;
+    act(&stack, &tenant, &owner.id, Method::POST, &format!("/users/{}/deactivate", goes.id), &json!({})).await.expect(200);
+    act(&stack, &tenant, &owner.id, Method::DELETE, &format!("/users/{}", goes.id), &Value::Null).await.expect(200);
+    mail.received(&goes.email, 5).await;
+    mail.quiet(&stack).await;
+    let (all, told) = (mail.all().len(), mail.to(&goes.email).len());
+
+    let asked = replay(&stack, "notifications", &[], None).await.expect(1);
+    let said = format!("{} effects would be sent again as replay {}; {told} are not: out of reach by now", all - told, number(&asked));
+    assert!(asked.out.contains(&said), "{said}: {}", asked.out);
+    replay(&stack, "notifications", &["--yes", "--replay", &number(&asked)], None).await.expect(0);
+    mail.received(&stays.email, 4).await;
+    mail.quiet(&stack).await;
+    assert_eq!((mail.all().len(), mail.to(&goes.email).len()), (2 * all - told, told));
+
+    let many = "INSERT INTO notifications.ledger (event_id, effect, recipient, tenant_id, state)
+         SELECT event_id, effect, 'nobody_' || n, tenant_id, 'sent' FROM (SELECT * FROM notifications.ledger LIMIT 1) l, generate_series(1, 100000) n";
+    stack.db().await.batch_execute(many).await.unwrap();
+    let refused = replay(&stack, "notifications", &["--yes"], None).await.expect(1);
+    assert!(refused.err.contains("more than the 100000 that one command sends again; take a smaller range"), "{}", refused.err);
+    assert_eq!(count(&stack, "SELECT count(*) FROM notifications.ledger WHERE state = 'pending'").await, 0, "some of it was done");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -14,7 +14,7 @@ mod mailing;
 mod outages;
 mod poison;
 mod replay;
-mod telling;
+pub(crate) mod telling;
 mod the_log;
 mod timeline;
 mod withdrawals;

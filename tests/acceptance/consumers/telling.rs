@@ -14,13 +14,13 @@ use crate::harness::{Answer, Stack, wait_until};
 pub(super) const CONSUMERS: [Consumer; 2] = [Consumer::Notifications, Consumer::Onboarding];
 
 /// A person of a tenant.
-pub(super) struct Person {
-    pub(super) id: String,
-    pub(super) email: String,
+pub(crate) struct Person {
+    pub(crate) id: String,
+    pub(crate) email: String,
 }
 
 /// A tenant of a plan, with its owner.
-pub(super) async fn tenant_of(stack: &Stack, plan: &str) -> (Tenant, Person) {
+pub(crate) async fn tenant_of(stack: &Stack, plan: &str) -> (Tenant, Person) {
     let slug = fresh("t");
     let email = format!("{slug}@example.com");
     let body = json!({ "slug": slug, "name": "Acme", "plan": plan, "owner": { "email": email, "fullName": "Own Er" } });
@@ -31,7 +31,7 @@ pub(super) async fn tenant_of(stack: &Stack, plan: &str) -> (Tenant, Person) {
 }
 
 /// Somebody new whose home the tenant is.
-pub(super) async fn person(stack: &Stack, tenant: &Tenant, what: &str) -> Person {
+pub(crate) async fn person(stack: &Stack, tenant: &Tenant, what: &str) -> Person {
     let email = address(what);
     let body = json!({ "email": email, "fullName": format!("Somebody {what}"), "role": "member" });
     let id = stack.post(&tenant.path("/users"), &stack.operator_token(), &body).await.expect(201).text_at("/aggregateId");
@@ -39,7 +39,7 @@ pub(super) async fn person(stack: &Stack, tenant: &Tenant, what: &str) -> Person
 }
 
 /// What somebody does in their tenant.
-pub(super) async fn act(stack: &Stack, tenant: &Tenant, who: &str, method: Method, path: &str, body: &Value) -> Answer {
+pub(crate) async fn act(stack: &Stack, tenant: &Tenant, who: &str, method: Method, path: &str, body: &Value) -> Answer {
     stack.call(method, &tenant.path(path), &stack.token(who, &tenant.id, ""), &[], body).await
 }
 
