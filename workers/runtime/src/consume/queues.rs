@@ -88,7 +88,10 @@ where
         if !lease::check(&transaction, self.durable.name, self.lease).await? {
             return Err(Trouble::Lost);
         }
-        self.call(&transaction, event).await.map_err(Trouble::Failed)?;
+        if let Err(failure) = self.call(&transaction, event).await {
+            let is_closed = transaction.client().is_closed();
+            return Err(if is_closed { Trouble::Database(failure.to_string()) } else { Trouble::Failed(failure) });
+        }
         parked::leave(&transaction, self.durable.name, place).await?;
         transaction.commit().await?;
         Ok(())

@@ -23,7 +23,7 @@ where
         self.doubted = true;
         self.alone = 0;
         if self.suspects.begin_life().await {
-            // Had the event at fault been behind those, a life before would have come further.
+            // Had the event at fault been behind those, a life before would have come further (not so while it is fed from the table from the start).
             self.alone = self.durable.batch;
             tracing::warn!(
                 consumer.name = self.durable.name,
@@ -85,7 +85,8 @@ where
                         () = sleep(wait(outages)) => {}
                     }
                 }
-                (Failure::Retry(_), Some(pause)) => sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await,
+                // A suspect is parked at its first failure: only the queue remembers tries over the owners that a later one may end.
+                (Failure::Retry(_), Some(pause)) if self.alone == 0 => sleep(pause.mul_f64(rand::random_range(0.5..=1.0))).await,
                 _ => match self.together(one, Some(&failure)).await {
                     Ok(()) => return Ok(true),
                     Err(Trouble::Lost) => return Ok(false),
