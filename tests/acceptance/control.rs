@@ -241,8 +241,8 @@ async fn a_replay_fills_in_what_one_consumer_lacks_and_nobody_else_has_it() {
     assert_eq!(history(&stack).await.iter().filter(|[_, action, _]| action == "replay").count(), 3);
 }
 
-#[tokio::test(flavor = "multi_thread")]
-async fn a_replay_of_notifications_sends_no_mail() {
+/// A stack that has sent every mail there is to send, one of them to this guest.
+pub(crate) async fn mailed() -> (MailServer, Stack, String) {
     let mail = MailServer::start().await;
     let stack = Stack::builder().consumers(&[Ours::Notifications, Ours::Onboarding]).env("CHANCERY_MAIL", mail.url()).start().await;
     let tenant = tenant(&stack).await;
@@ -250,6 +250,12 @@ async fn a_replay_of_notifications_sends_no_mail() {
     invite(&stack, &tenant, &guest).await;
     mail.received(&guest, 1).await;
     mail.quiet(&stack).await;
+    (mail, stack, guest)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_replay_of_notifications_sends_no_mail() {
+    let (mail, stack, _) = mailed().await;
     let before = mail.all().len();
     let told = consumer(&stack, &["replay", "notifications", "--from", "2020-01-01T00:00:00Z"]).await.expect(0);
     assert!(!told.out.contains(" 0 events"), "{}", told.out);

@@ -8,11 +8,12 @@ use serde_json::{Value, json};
 
 use crate::{
     consumers::{
-        address, count, invite,
+        count,
         mail_server::MailServer,
         telling::{act, person, tenant_of},
         tenant,
     },
+    control::mailed,
     harness::Stack,
     letters::{Consumer, PICKY, renamed},
     recovery::{Ran, run_with},
@@ -32,13 +33,7 @@ fn number(said: &Ran) -> String {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn mails_are_sent_again_with_another_id_once_and_only_when_that_is_meant() {
-    let mail = MailServer::start().await;
-    let stack = Stack::builder().consumers(&[Ours::Notifications, Ours::Onboarding]).env("CHANCERY_MAIL", mail.url()).start().await;
-    let tenant = tenant(&stack).await;
-    let guest = address("guest");
-    invite(&stack, &tenant, &guest).await;
-    mail.received(&guest, 1).await;
-    mail.quiet(&stack).await;
+    let (mail, stack, guest) = mailed().await;
     let before = mail.all();
     // As old as a mail can be: an operator who says so means it.
     count(&stack, "WITH old AS (UPDATE notifications.ledger SET created_at = now() - interval '90 days' RETURNING 1) SELECT count(*) FROM old").await;

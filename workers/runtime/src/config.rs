@@ -90,7 +90,7 @@ pub struct Config {
     pub reader_buffer: usize,
     /// `CHANCERY_STATE_CACHE`: aggregates a worker remembers between batches at most. Default 100000.
     pub state_cache: u64,
-    /// `CHANCERY_CRASH_LIMIT`: crashes at one command after which it is condemned. Default 3.
+    /// `CHANCERY_CRASH_LIMIT`: crashes at one command, or at one event of a consumer, after which it is condemned. Default 3.
     pub crash_limit: i32,
     /// `CHANCERY_JANITOR_LAG_S`: how long a decided command stays in COMMANDS. Default 3600.
     pub janitor_lag: Duration,

@@ -7,10 +7,15 @@ use bytes::Bytes;
 use subjects::header;
 
 use super::decode;
-use crate::nats;
+use crate::{Failure, nats};
 
 /// The longest error text in a header.
 const ERROR_LENGTH: usize = 500;
+
+/// The reason of a letter about an event that failed for the last time.
+pub(crate) const fn reason(failure: &Failure) -> &'static str {
+    if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" }
+}
 
 /// A message to be put aside.
 #[derive(Debug)]

@@ -44,6 +44,13 @@ pub(super) enum Trouble {
     Database(String),
 }
 
+impl Trouble {
+    /// What a failure of the handler is: not its doing where the connection is gone.
+    pub(super) fn of(failure: Failure, transaction: &Transaction<'_>) -> Self {
+        if transaction.client().is_closed() { Self::Database(failure.to_string()) } else { Self::Failed(failure) }
+    }
+}
+
 impl From<tokio_postgres::Error> for Trouble {
     fn from(error: tokio_postgres::Error) -> Self {
         // The handler's doing, also where it shows in a later statement or in COMMIT: a failed statement that it went on after, or what a deferred
@@ -166,7 +173,7 @@ where
             }
             Ok(())
         });
-        work.await.map_err(|failure| if transaction.client().is_closed() { Trouble::Database(failure.to_string()) } else { Trouble::Failed(failure) })
+        work.await.map_err(|failure| Trouble::of(failure, transaction))
     }
 
     /// One call of the handler.

@@ -12,7 +12,7 @@ use tokio::time::sleep;
 
 use super::{
     Event, Start,
-    deadletter::DeadLetter,
+    deadletter::{self, DeadLetter},
     decode,
     feed::{self, Row},
     halving::Halving,
@@ -184,7 +184,7 @@ where
             }
         }
         let event = &batch.events[place];
-        let reason = if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" };
+        let reason = deadletter::reason(&failure);
         let payload = batch.payloads[place].clone();
         self.give_up(&event.headers, &event.envelope.event_type, payload, reason, &failure.to_string(), tries).await?;
         Ok(true)

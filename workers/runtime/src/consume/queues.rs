@@ -7,7 +7,7 @@ use deadpool_postgres::Transaction;
 
 use super::{
     Event,
-    deadletter::DeadLetter,
+    deadletter::{self, DeadLetter},
     decode,
     effects::Trouble,
     lease,
@@ -67,7 +67,7 @@ where
                     Err(Trouble::Lost) => return Ok(false),
                     Err(Trouble::Database(error)) => return Err(error),
                     Err(Trouble::Failed(failure)) => {
-                        let reason = if matches!(failure, Failure::Poison(_)) { "poison" } else { "exhausted" };
+                        let reason = deadletter::reason(&failure);
                         (failure, reason)
                     }
                 }
@@ -88,10 +88,7 @@ where
         if !lease::check(&transaction, self.durable.name, self.lease).await? {
             return Err(Trouble::Lost);
         }
-        if let Err(failure) = self.call(&transaction, event).await {
-            let is_closed = transaction.client().is_closed();
-            return Err(if is_closed { Trouble::Database(failure.to_string()) } else { Trouble::Failed(failure) });
-        }
+        self.call(&transaction, event).await.map_err(|failure| Trouble::of(failure, &transaction))?;
         parked::leave(&transaction, self.durable.name, place).await?;
         transaction.commit().await?;
         Ok(())

@@ -70,7 +70,7 @@ impl Suspects {
         match tries.await {
             Ok(tries) => u32::try_from(tries).unwrap_or(0),
             Err(error) => {
-                tracing::warn!(consumer.name = self.consumer, %error, "a suspect is tried without a note");
+                tracing::warn!(consumer.name = self.consumer, %error, "nothing could be noted: what ends the process is found later");
                 0
             }
         }

@@ -14,7 +14,7 @@ use tracing::Instrument as _;
 use super::{
     super::{
         Event,
-        deadletter::DeadLetter,
+        deadletter::{self, DeadLetter},
         decode,
         halving::Halving,
         handling::Handling,
@@ -215,8 +215,7 @@ where
             self.oldest.delay(event.stream_sequence);
             return batch.open[place].later(delay).await;
         }
-        let reason = if poison { "poison" } else { "exhausted" };
-        self.bury_event(batch, place, reason, &failure.to_string()).await;
+        self.bury_event(batch, place, deadletter::reason(&failure), &failure.to_string()).await;
     }
 
     async fn bury_event(&mut self, batch: &mut Batch, place: usize, reason: &str, error: &str) {
